@@ -1,0 +1,82 @@
+"""What flows between data, models and learners. Torch tensors; shapes are checked by beartype in tests only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+
+from hardware.types import RobotSpec
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Obs:
+    """A short history of observations, oldest first. Images stay uint8 until an encoder sees them.
+
+    features, where present, are the frozen encoder's output for the same images, and images may then be empty.
+    """
+
+    images: Mapping[str, UInt8[Tensor, "B T 3 H W"]]
+    state: Float[Tensor, "B T S"]  # RobotSpec.state concatenated in its order, physical units
+    features: Float[Tensor, "B T E"] | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """H = chunk of actions from the newest observation on; pad marks rows past the episode's end.
+
+    future and what follows serve learners that need what happened next: `future` is the observation after each of
+    the H actions (images absent, features present), mask says where it exists.
+    """
+
+    obs: Obs
+    action: Float[Tensor, "B H A"]
+    pad: Bool[Tensor, "B H"]
+    reward: Float[Tensor, "B H"] | None = None
+    terminal: Bool[Tensor, "B H"] | None = None
+    future: Obs | None = None
+    future_mask: Bool[Tensor, "B H"] | None = None
+    weight: Float[Tensor, "B"] | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        return _to(self, device)
+
+
+def _to(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {k: _to(v, device) for k, v in value.items()}
+    if isinstance(value, Obs | Batch):
+        return replace(value, **{f.name: _to(getattr(value, f.name), device) for f in fields(value)})
+    return value
+
+
+class Encoder(nn.Module):
+    """Images of every camera at every time step -> one feature vector per time step. Deterministic in eval mode."""
+
+    out_dim: int
+
+    def forward(self, images: Mapping[str, UInt8[Tensor, "B T 3 H W"]]) -> Float[Tensor, "B T E"]:
+        raise NotImplementedError
+
+
+class Policy(nn.Module):
+    """Anything that turns a history of observations into a chunk of actions, and learns to from batches."""
+
+    spec: RobotSpec
+    history: int  # observations it looks at
+    horizon: int  # actions it predicts, the first for the newest observation
+
+    def loss(self, batch: Batch) -> tuple[Float[Tensor, ""], Metrics]:
+        raise NotImplementedError
+
+    def act(self, obs: Obs) -> Float[Tensor, "B H A"]:
+        """Actions in physical units. No gradient, eval mode."""
+        raise NotImplementedError

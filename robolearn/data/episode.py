@@ -1,0 +1,73 @@
+"""One episode: everything that was seen, asked for, done and earned, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hardware.types import RobotSpec
+
+
+@dataclass(frozen=True)
+class Episode:
+    """T rows. Row t holds observation t, the action that followed it, and what that action earned.
+
+    terminal is true only where the task itself ended (success, breakage); a time limit is a truncation, never terminal.
+    """
+
+    time: np.ndarray  # float64 (T,) seconds, strictly increasing
+    images: Mapping[str, np.ndarray]  # camera -> uint8 (T, H, W, 3) RGB
+    state: Mapping[str, np.ndarray]  # name -> float32 (T, D)
+    action: np.ndarray  # float32 (T, A) as executed, physical units
+    requested_action: np.ndarray  # float32 (T, A) as asked for
+    reward: np.ndarray  # float32 (T,)
+    terminal: np.ndarray  # bool (T,)
+    source: np.ndarray  # uint8 (T,), hardware.types.Source
+    meta: Mapping[str, Any] = field(default_factory=dict)  # JSON data: task, success, seed, operator, provenance
+    notes: Mapping[str, np.ndarray] = field(default_factory=dict)  # float32 (T,) each; what pilots noted, not stored
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    @property
+    def success(self) -> bool:
+        return bool(self.meta.get("success", False))
+
+
+def check_episode(episode: Episode, spec: RobotSpec) -> None:
+    """Raise ValueError, one line naming field, value and valid choices, unless every array fits `spec` and is finite."""
+    length = len(episode)
+    if length == 0:
+        raise ValueError("episode: time has 0 rows; an episode has at least 1")
+    _same_keys("images", episode.images, spec.cameras)
+    _same_keys("state", episode.state, spec.state)
+    expected: dict[str, tuple[np.ndarray, tuple[int, ...], str]] = {
+        "time": (episode.time, (length,), "float64"),
+        "action": (episode.action, (length, spec.action.dim), "float32"),
+        "requested_action": (episode.requested_action, (length, spec.action.dim), "float32"),
+        "reward": (episode.reward, (length,), "float32"),
+        "terminal": (episode.terminal, (length,), "bool"),
+        "source": (episode.source, (length,), "uint8"),
+    }
+    for name, size in spec.cameras.items():
+        expected[f"images.{name}"] = (episode.images[name], (length, *size, 3), "uint8")
+    for name, array_spec in spec.state.items():
+        expected[f"state.{name}"] = (episode.state[name], (length, array_spec.dim), "float32")
+    for name, (array, shape, dtype) in expected.items():
+        if array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"episode: {name} is {array.dtype} {array.shape}; expected {dtype} {shape}")
+        # A request may be anything, NaN included: that is what the governor is for. What was executed may not.
+        if dtype.startswith("float") and name != "requested_action" and not np.isfinite(array).all():
+            row = int(np.argwhere(~np.isfinite(array))[0][0])
+            raise ValueError(f"episode: {name} is not finite at row {row}; NaN and inf are refused")
+    if np.any(np.diff(episode.time) <= 0):
+        row = int(np.argmax(np.diff(episode.time) <= 0)) + 1
+        raise ValueError(f"episode: time does not increase at row {row} [s]")
+
+
+def _same_keys(field_name: str, got: Mapping, expected: Mapping) -> None:
+    if set(got) != set(expected):
+        raise ValueError(f"episode: {field_name} has {sorted(got)}; the spec has {sorted(expected)}")
