@@ -1,5 +1,29 @@
-"""Errors a user can mend."""
+"""Errors a user can mend, and the one place that turns an exception into one line."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+from hardware.types import HardwareError
+
+NO_GL = re.compile(r"lib(EGL|GLX?|OpenGL|OSMesa|glib|gthread)[-.\w]*\.so|\begl(QueryString|GetDisplay|Initialize)|EGL device|OSMesa")
+GL_PACKAGES = "libegl1 libgl1 libglx-mesa0 libgl1-mesa-dri libglib2.0-0"
 
 
 class UserError(Exception):
     """Wrong input: one line that names the file, the field, the unit and the valid choices. The CLI exits with 2."""
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """(one line, exit code) for everything that is not a defect of this program; None where a traceback is due."""
+    if isinstance(error, UserError | HardwareError):
+        return f"robolearn: error: {' '.join(str(error).split())}", 2
+    if isinstance(error, KeyboardInterrupt):
+        return "robolearn: stopped; the same command resumes", 130
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"robolearn: error: {error.filename or 'disk'}: no space left on device; free some and run the same command again", 2
+    # Loaders of GL report a missing library as almost any exception, so the message decides.
+    if isinstance(error, ImportError | OSError | AttributeError | RuntimeError) and NO_GL.search(str(error)):
+        return f"robolearn: error: no headless OpenGL library ({' '.join(str(error).split())}); Debian: apt-get install {GL_PACKAGES}", 2
+    return None

@@ -42,7 +42,7 @@ class Batch:
     terminal: Bool[Tensor, "B H"] | None = None
     future: Obs | None = None
     future_mask: Bool[Tensor, "B H"] | None = None
-    weight: Float[Tensor, "B"] | None = None
+    weight: Float[Tensor, " B"] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         return _to(self, device)
@@ -80,3 +80,18 @@ class Policy(nn.Module):
     def act(self, obs: Obs) -> Float[Tensor, "B H A"]:
         """Actions in physical units. No gradient, eval mode."""
         raise NotImplementedError
+
+
+def concat(first: Batch, second: Batch) -> Batch:
+    """Two batches of the same kind as one, `first`'s rows first."""
+    return _concat(first, second)
+
+
+def _concat(a: Any, b: Any) -> Any:
+    if isinstance(a, Tensor):
+        return torch.cat([a, b])
+    if isinstance(a, Mapping):
+        return {k: _concat(v, b[k]) for k, v in a.items()}
+    if isinstance(a, Obs | Batch):
+        return replace(a, **{f.name: _concat(getattr(a, f.name), getattr(b, f.name)) for f in fields(a)})
+    return a

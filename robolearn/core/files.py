@@ -1,0 +1,59 @@
+"""Files that are either whole or absent."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from robolearn.core.errors import UserError
+
+MIB = 2**20
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that a reader, a crash or a full disk never meets half a file.
+
+    Raises UserError (no space, no permission); what stood at `path` before is then untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)  # the rename itself must survive a power cut
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{path}: disk full: {len(data) / MIB:.1f} MiB needed, {free_mib(path):.1f} MiB free") from error
+        raise UserError(f"{path}: cannot write: {error.strerror}") from error
+    finally:
+        with suppress(OSError):  # absent after the rename
+            temporary.unlink()
+
+
+def free_mib(path: Path) -> float:
+    """Free space [MiB] where `path` lies or would lie."""
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free / MIB
+
+
+def require_free(path: Path, needed_mib: float) -> None:
+    """Refuse to start what cannot end: UserError where less than `needed_mib` MiB is free at `path`."""
+    free = free_mib(path)
+    if free < needed_mib:
+        raise UserError(f"{path}: disk full: {needed_mib:.0f} MiB needed, {free:.0f} MiB free")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,181 @@
+"""A verb's folder: config.yaml, metrics.jsonl, its product, and last of all done.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from robolearn.core.config import read_yaml, save_config, to_dict
+from robolearn.core.errors import UserError
+from robolearn.core.files import free_mib, require_free, write_atomic
+
+__all__ = ["Run", "free_mib", "read_metrics", "require_free"]
+
+_HOW = ("out", "overwrite")  # fields about the folder itself: two runs that differ only here are the same run
+_PACKAGES = ("robolearn", "torch", "mujoco", "robosuite", "numpy", "zarr", "diffusers")
+
+
+class Run:
+    """One run of one config in one folder.
+
+        run = Run(config.out, config)
+        if run.finished():
+            return
+        with run:
+            run.log(step=1, loss=0.5)
+            run.finish(success=0.9)
+
+    Without done.json a second start with the same config resumes; with another config it is refused, unless
+    overwrite=True, which empties the folder first. Nothing is written before `with`.
+    """
+
+    def __init__(self, out: Path, config: Any, overwrite: bool = False) -> None:
+        self.out, self.config = Path(out), config
+        self.stages: dict[str, float] = {}  # seconds
+        self._started, self._before = time.monotonic(), 0.0
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"{self.out}: is a file; expected a folder for this run")
+        if not self._begun:
+            if self.out.is_dir() and any(self.out.iterdir()):
+                raise UserError(f"{self.out}: is not empty and not a run (no config.yaml); choose another folder")
+            return
+        differences = self._differences()
+        if overwrite and (differences or self.finished()):
+            self._empty()
+        elif differences:
+            raise UserError(f"{self.out}: holds a run of another config; --overwrite discards it (there != here): {'; '.join(differences)}")
+
+    def finished(self) -> bool:
+        return (self.out / "done.json").exists()
+
+    def result(self) -> dict[str, Any]:
+        """What `finish` was given, plus seconds, versions and machine."""
+        return json.loads((self.out / "done.json").read_text())
+
+    def __enter__(self) -> Run:
+        self._started = time.monotonic()
+        if not self._begun:
+            save_config(self.config, self.out / "config.yaml")
+        _drop_torn_line(self._metrics)
+        rows = read_metrics(self._metrics)
+        self._before = float(rows[-1].get("seconds", 0.0)) if rows else 0.0
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None and issubclass(kind, Exception) and {p.name for p in self.out.iterdir()} == {"config.yaml"}:
+            shutil.rmtree(self.out)  # nothing came of it: wrong input leaves no half-made folder
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, interrupted attempts included up to their last `log`."""
+        return self._before + time.monotonic() - self._started
+
+    def log(self, **scalars: float | int | str | bool | None) -> None:
+        """Append one row to metrics.jsonl; `seconds` is added."""
+        row = {name: _plain(value) for name, value in scalars.items()} | {"seconds": round(self.seconds, 3)}
+        with open(self._metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to `stages[stage]` of done.json."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stages[stage] = self.stages.get(stage, 0.0) + time.monotonic() - start
+
+    def finish(self, **result: Any) -> None:
+        """Write done.json: from now on the run is complete."""
+        usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        facts = {
+            "seconds": round(self.seconds, 3),
+            "stages": {name: round(value, 3) for name, value in self.stages.items()},
+            "peak_memory_mib": round(usage / 1024, 1),
+            "versions": versions(),
+            "commit": commit(),
+            "platform": platform.platform(),
+            "cpus": len(os.sched_getaffinity(0)),
+        }
+        write_atomic(self.out / "done.json", (json.dumps({**_plain(result), **facts}, indent=2) + "\n").encode())
+
+    @property
+    def _metrics(self) -> Path:
+        return self.out / "metrics.jsonl"
+
+    @property
+    def _begun(self) -> bool:
+        return (self.out / "config.yaml").exists()
+
+    def _differences(self) -> list[str]:
+        there, here = _flat(read_yaml(self.out / "config.yaml")), _flat(yaml.safe_load(yaml.safe_dump(to_dict(self.config))))
+        names = [n for n in dict.fromkeys([*there, *here]) if n.split(".")[0] not in _HOW]
+        return [f"{n}: {there.get(n)!r} != {here.get(n)!r}" for n in names if there.get(n) != here.get(n)]
+
+    def _empty(self) -> None:
+        for path in self.out.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, oldest first; empty where there is none."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of this source tree, with '+changes' where files differ from it; None outside of git."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        head, dirty = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{head}{'+changes' if dirty else ''}"
+
+
+def _drop_torn_line(path: Path) -> None:
+    """A process killed while it logged leaves half a row; the rows before it are kept."""
+    if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
+        write_atomic(path, data[: data.rfind(b"\n") + 1])
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        return {prefix: data}
+    return {k: v for name, value in data.items() for k, v in _flat(value, f"{prefix}.{name}" if prefix else str(name)).items()}
+
+
+def _plain(value: Any) -> Any:
+    """JSON data: numpy and torch scalars become numbers, paths text."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value) if isinstance(value, Path) else value

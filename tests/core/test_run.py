@@ -1,0 +1,96 @@
+"""A run folder is resumed, finished or refused; never silently mixed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robolearn.core.errors import UserError
+from robolearn.core.run import Run, read_metrics, require_free
+
+
+@dataclass(frozen=True)
+class Config:
+    out: Path
+    seed: int = 0
+    size: tuple[int, int] = (2, 3)
+    overwrite: bool = False
+
+
+def test_a_run_ends_with_done_and_is_then_finished(tmp_path: Path) -> None:
+    config = Config(tmp_path / "run")
+    run = Run(config.out, config)
+    assert not run.finished() and not config.out.exists()
+    with run:
+        assert (config.out / "config.yaml").exists()
+        run.log(step=1, loss=np.float32(0.5))
+        with run.timed("work"):
+            pass
+        assert not run.finished()
+        run.finish(success=np.float64(0.25), curve=np.arange(2))
+    again = Run(config.out, replace(config, overwrite=True), overwrite=True)  # how to treat the folder is not part of the run
+    assert not again.finished()  # overwrite starts a finished run afresh
+    with run:
+        run.finish(success=0.25, curve=[0, 1])
+    again = Run(config.out, config)
+    assert again.finished()
+    result = again.result()
+    assert (result["success"], result["curve"]) == (0.25, [0, 1])
+    assert {"python", "torch", "mujoco", "robolearn"} <= result["versions"].keys()
+    assert result["seconds"] >= 0 and result["cpus"] >= 1 and result["peak_memory_mib"] > 1 and result["platform"]
+
+
+def test_another_config_is_refused_by_field_and_overwrite_discards_it(tmp_path: Path) -> None:
+    config = Config(tmp_path / "run")
+    with Run(config.out, config) as run:
+        run.log(step=1)
+    other = replace(config, seed=1, size=(2, 4))
+    with pytest.raises(UserError, match=r"seed: 0 != 1; size: \[2, 3\] != \[2, 4\]"):
+        Run(config.out, other)
+    assert read_metrics(config.out / "metrics.jsonl")
+    with Run(config.out, other, overwrite=True):
+        assert [p.name for p in config.out.iterdir()] == ["config.yaml"]
+
+
+def test_an_interrupted_run_resumes_even_with_overwrite(tmp_path: Path) -> None:
+    config = Config(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt), Run(config.out, config) as run:
+        run.log(step=1)
+        raise KeyboardInterrupt
+    metrics = config.out / "metrics.jsonl"
+    rows = read_metrics(metrics)
+    metrics.write_text(json.dumps(rows[0] | {"seconds": 100.0}) + '\n{"step": 2, "lo')  # killed within a write
+    with Run(config.out, config, overwrite=True) as run:
+        assert [row["step"] for row in read_metrics(metrics)] == [1]
+        run.finish()
+    assert run.result()["seconds"] >= 100.0  # earlier attempts count
+
+
+def test_wrong_input_leaves_no_folder_but_products_stay(tmp_path: Path) -> None:
+    config = Config(tmp_path / "run")
+    with pytest.raises(UserError), Run(config.out, config):
+        raise UserError("no such store")
+    assert not config.out.exists()
+    with pytest.raises(UserError), Run(config.out, config) as run:
+        run.log(step=1)
+        raise UserError("later")
+    assert read_metrics(config.out / "metrics.jsonl")
+
+
+def test_foreign_folders_are_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    with pytest.raises(UserError, match="is not empty and not a run"):
+        Run(tmp_path, Config(tmp_path), overwrite=True)
+    with pytest.raises(UserError, match="is a file"):
+        Run(tmp_path / "precious", Config(tmp_path))
+    assert (tmp_path / "precious").read_text() == "x"
+
+
+def test_too_little_disk_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    require_free(tmp_path / "not" / "yet", 0.001)
+    with pytest.raises(UserError, match=r"disk full: 1000000000000 MiB needed, \d+ MiB free"):
+        require_free(tmp_path / "not" / "yet", 1e12)
