@@ -1,0 +1,104 @@
+"""The loop. Teleoperation, evaluation, fine-tuning and deployment differ only in the pilot that flies it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hardware.types import Command, Observation, Pilot
+from robolearn.data.episode import Episode
+
+if TYPE_CHECKING:
+    from hardware.robot import SafeRobot
+    from robolearn.tasks.task import Outcome, Task
+
+
+@dataclass(frozen=True)
+class Step:
+    """One turn of the loop: what was seen, decided, admitted by the governor (float32 (A,)), and what it led to."""
+
+    index: int
+    observation: Observation
+    command: Command
+    executed: np.ndarray
+    outcome: Outcome  # judged on the observation after the action took effect
+
+
+def rollout(
+    robot: SafeRobot, pilot: Pilot, task: Task, rng: np.random.Generator, on_step: Callable[[Step], None] | None = None
+) -> Episode:
+    """One episode, from the task's reset to its end, its time limit, a stop by the governor, or the operator's word.
+
+    rng: draws the starting situation. on_step: called after each row. A time limit is a truncation, never terminal.
+    Leaving by any exception, Ctrl-C included, stops the robot first.
+    """
+    started = time.monotonic()
+    steps: list[Step] = []
+    try:
+        task.reset(robot, rng)
+        pilot.reset()
+        before = Counter(robot.governor.interventions)
+        observation = robot.observe()
+        deadline = observation.time + task.time_limit_s - 0.5 / robot.spec.rate_hz  # half a tick: floats must not add a row
+        while True:
+            command = pilot.decide(observation)
+            executed = robot.send(command)
+            seen = robot.observe()
+            step = Step(len(steps), observation, command, executed, task.judge(robot, seen))
+            steps.append(step)
+            if on_step is not None:
+                on_step(step)
+            verdict: str | None = getattr(pilot, "verdict", None)  # an operator may end an episode; a policy never does
+            if step.outcome.terminal or verdict or robot.governor.stopped or seen.time >= deadline:
+                break
+            observation = seen
+    except BaseException as error:
+        robot.stop(f"{type(error).__name__} in the loop")
+        raise
+    meta = {
+        "task": task.name,
+        "interventions": dict(Counter(robot.governor.interventions) - before),
+        "stopped": robot.governor.stopped,
+        "verdict": verdict,
+        "wall_s": time.monotonic() - started,
+    }
+    return _episode(steps, meta)
+
+
+def _episode(steps: list[Step], meta: dict[str, Any]) -> Episode:
+    observations, commands, outcomes = ([getattr(s, name) for s in steps] for name in ("observation", "command", "outcome"))
+    succeeded = [s.index for s in steps if s.outcome.success]
+    terminal = np.array([o.terminal for o in outcomes], dtype=bool)
+    if meta["verdict"] in ("success", "failure"):  # the person watching knows better than the task's own eyes
+        terminal[-1] = True
+        succeeded = [len(steps) - 1] if meta["verdict"] == "success" else []
+    reward = np.array([o.reward for o in outcomes], dtype=np.float32)
+    meta |= {
+        "success": bool(succeeded),
+        "success_step": succeeded[0] if succeeded else None,
+        "return": float(reward.sum()),
+        "max_reward": float(reward.max()),
+        "length": len(steps),
+        "truncated": not terminal[-1].item(),
+    }
+    first = observations[0]
+    return Episode(
+        time=np.array([o.time for o in observations], dtype=np.float64),
+        images={name: np.stack([o.images[name] for o in observations]) for name in first.images},
+        state={name: np.stack([o.state[name] for o in observations]).astype(np.float32) for name in first.state},
+        action=np.stack([s.executed for s in steps]).astype(np.float32),
+        requested_action=np.stack([c.action for c in commands]).astype(np.float32),
+        reward=reward,
+        terminal=terminal,
+        source=np.array([c.source for c in commands], dtype=np.uint8),
+        meta=meta,
+        notes={
+            name: np.array([c.notes.get(name, np.nan) for c in commands], dtype=np.float32)
+            for name in dict.fromkeys(key for c in commands for key in c.notes)
+        },
+    )
