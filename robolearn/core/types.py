@@ -26,6 +26,9 @@ class Obs:
     state: Float[Tensor, "B T S"]  # RobotSpec.state concatenated in its order, physical units
     features: Float[Tensor, "B T E"] | None = None
 
+    def to(self, device: torch.device | str) -> Obs:
+        return _to(self, device)
+
 
 @dataclass(frozen=True)
 class Batch:
