@@ -1,0 +1,70 @@
+"""Bodies: arms, cameras and simulators behind one safety path. `open(RobotConfig(...))` is the only public door."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib import import_module
+from types import ModuleType
+
+import numpy as np
+
+from hardware.governor import Limits
+from hardware.kinematics import Box
+from hardware.robot import SafeRobot
+from hardware.types import HardwareError, RobotSpec
+
+_BODIES = {"robosuite": "hardware.mujoco.robosuite", "pusht": "hardware.pusht", "fake": "hardware.fake"}
+
+
+@dataclass(frozen=True)
+class RobotConfig:
+    """Which body, and how it is set up. None = the body's own choice."""
+
+    body: str = "robosuite:Lift"
+    """robosuite:<environment> (Lift), pusht, pusht:state (no images, block pose in the state), fake, fake:state"""
+    rate_hz: float | None = None
+    """decisions per second [Hz]"""
+    image_size: int | None = None
+    """side of the square camera images [px]; robosuite 84, pusht 96, fake 32"""
+    cameras: tuple[str, ...] | None = None
+    """which cameras, by name"""
+    stale_s: float | None = None
+    """stop when no command was admitted for this long [s]"""
+    workspace_low: tuple[float, float, float] | None = None
+    """lower corner of the end effector's box [m]"""
+    workspace_high: tuple[float, float, float] | None = None
+    """upper corner of the end effector's box [m]"""
+
+    @property
+    def variant(self) -> str:
+        """What follows the colon in `body`: "Lift" of "robosuite:Lift", "" where there is none."""
+        return self.body.partition(":")[2]
+
+    def limits(self, body: Limits) -> Limits:
+        """The body's own limits with what this config overrides. Raises HardwareError for half a workspace."""
+        if (self.workspace_low is None) != (self.workspace_high is None):
+            raise HardwareError("RobotConfig: give both workspace_low and workspace_high [m], or neither")
+        if self.workspace_low is not None and self.workspace_high is not None:
+            low, high = np.array(self.workspace_low), np.array(self.workspace_high)
+            if not (low < high).all():
+                raise HardwareError(f"RobotConfig.workspace_low: {self.workspace_low} m; must be below workspace_high {self.workspace_high} m")
+            body = replace(body, workspace=Box(low, high))
+        return body if self.stale_s is None else replace(body, stale_s=self.stale_s)
+
+
+def open(config: RobotConfig) -> SafeRobot:
+    """Build a body, not yet connected. Raises HardwareError for an unknown one."""
+    return _module(config).build(config)
+
+
+def spec_of(config: RobotConfig) -> RobotSpec:
+    """What a body shows and takes, without starting it where the body's module can tell."""
+    module = _module(config)
+    return module.spec(config) if hasattr(module, "spec") else module.build(config).spec
+
+
+def _module(config: RobotConfig) -> ModuleType:
+    name = config.body.partition(":")[0]
+    if name not in _BODIES:
+        raise HardwareError(f"RobotConfig.body: {config.body!r}; valid: robosuite:<environment>, pusht, pusht:state, fake, fake:state")
+    return import_module(_BODIES[name])  # only now: a robot computer need not have every simulator

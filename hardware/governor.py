@@ -1,0 +1,276 @@
+"""The safety path: nothing reaches an arm but through here. Pure: no I/O, the time is passed in, nothing learned.
+
+Not a safety-rated function: the controller's own limits and a hardware emergency stop remain mandatory. The aim is
+never to make things worse and always to stop in bounded time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+import numpy as np
+from ruckig import ControlInterface, InputParameter, OutputParameter, Result, Ruckig, RuckigError, Synchronization
+
+from hardware.kinematics import Box, Kinematics
+from hardware.types import ArmSpec, ArmState, ArraySpec, Command, HardwareError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the governor enforces on top of ArmSpec. Lengths in the body's unit (metres for real arms), times in seconds."""
+
+    workspace: Box | None = None  # for the end effector
+    workspace_tolerance: float = 0.01  # a setpoint further outside than this, moving outward, starts a stop
+    position_margin: float = 0.0  # targets stay this far inside q_min..q_max, joint units
+    tracking_error: np.ndarray | None = None  # largest |commanded target - measured| per joint (J,): bounds contact force
+    stale_s: float = 0.5  # without an admitted command for this long: stop
+    state_stale_s: float = 0.1  # without a fresh arm state for this long: stop
+    late_s: float = 0.5  # a command older than this is refused
+    early_s: float = 0.1  # a command further in the future than this is refused
+
+
+@dataclass(frozen=True)
+class Setpoint:
+    """What the arm is told this tick: position, velocity, acceleration (J,), gripper 0..1."""
+
+    q: np.ndarray
+    gripper: float
+    v: np.ndarray
+    a: np.ndarray
+
+
+class Governor:
+    """Commands in, setpoints out; every limit holds on every setpoint.
+
+    A command becomes a waypoint to reach one decision period later. Each tick the target moves along the straight joint
+    line to it, and Ruckig (Berscheid & Kroeger, RSS 2021) follows within velocity, acceleration and jerk limits. It
+    plans to be at rest at the target, so it trails by its own braking distance: whatever happens next, it can stop in time.
+    """
+
+    def __init__(self, arm: ArmSpec, limits: Limits, action: ArraySpec, kinematics: Kinematics, period_s: float) -> None:
+        self.arm, self.limits, self.action, self.kinematics, self.period_s = arm, limits, action, kinematics, period_s
+        self.interventions: Counter[str] = Counter()  # reason -> how often; commands count once, not once per tick
+        self.events: deque[tuple[float, str]] = deque(maxlen=10_000)  # the newest (time [s], reason)
+        self.stopped: str | None = None  # why; latched until reset
+        self.dt = 1.0 / arm.rate_hz
+        self.brake_s = float(np.max(arm.v_max / arm.a_max + 2.0 * arm.a_max / arm.j_max))  # longest jerk-limited stop
+        # A waypoint may run ahead of the arm by one period and one braking distance; beyond that it is wound up.
+        self._reach = arm.v_max * period_s + arm.v_max**2 / (2 * arm.a_max) + arm.v_max * arm.a_max / (2 * arm.j_max)
+        self._action_low = np.asarray(action.low, dtype=np.float32)
+        self._action_high = np.asarray(action.high, dtype=np.float32)
+        self._low, self._high = arm.q_min + limits.position_margin, arm.q_max - limits.position_margin
+        self._ruckig, self._out = Ruckig(len(arm.joints), self.dt), OutputParameter(len(arm.joints))
+        self.restart(0.0, arm.home, 0.0)
+
+    def restart(self, now: float, q: np.ndarray, gripper: float) -> None:
+        """Re-anchor at rest at a measured pose. A latched stop stays latched."""
+        q = np.array(q, dtype=np.float64)
+        if q.shape != self.arm.home.shape or not np.isfinite(q).all() or not np.isfinite(gripper):
+            raise HardwareError(f"{self.arm.name}: measured pose {q} {self.arm.units}; expected {len(self.arm.home)} finite joints")
+        self._now, self._ticked, self._admitted_time = now, None, -np.inf
+        self._alive_until = np.inf  # the silence timer starts with the first command: until then the arm is at rest
+        self._fresh: ArmState | None = None
+        self._fresh_until = now + self.limits.state_stale_s
+        self._from, self._to, self._t0, self._t1 = q, q, now, now
+        self._demand = np.zeros_like(q)  # mean velocity the last waypoint asked for
+        # An arm found outside its limits may stay where it is or come in, never go further out.
+        self._hull_low, self._hull_high = np.minimum(self._low, q), np.maximum(self._high, q)
+        self._gripper = float(np.clip(gripper, 0.0, 1.0))
+        self._tracking_counted = False
+        self._input = InputParameter(len(q))
+        self._input.current_position, self._input.target_position = q.tolist(), q.tolist()
+        self._input.max_velocity, self._input.max_acceleration = self.arm.v_max.tolist(), self.arm.a_max.tolist()
+        self._input.max_jerk = self.arm.j_max.tolist()
+        # Time synchronisation fails now and then when the target moves every tick; independent joints never did.
+        self._input.synchronization = Synchronization.No
+        self._setpoint = Setpoint(q, self._gripper, np.zeros_like(q), np.zeros_like(q))
+        if self.stopped:
+            self._brake()
+
+    def reset(self, now: float, q: np.ndarray, gripper: float) -> None:
+        """Clear a latched stop and re-anchor at rest at a measured pose."""
+        self.stopped = None
+        self.restart(now, q, gripper)
+
+    @property
+    def setpoint(self) -> Setpoint:
+        """The newest one."""
+        return self._setpoint
+
+    @property
+    def at_rest(self) -> bool:
+        scale = np.maximum(self.arm.v_max, 1.0)
+        return bool((np.abs(self._setpoint.v) < 1e-6 * scale).all() and (np.abs(self._setpoint.a) < 1e-4 * self.arm.a_max).all())
+
+    def stop(self, reason: str, detail: str = "") -> None:
+        """Begin a jerk-limited stop at the next step; latched until reset. A second reason changes nothing."""
+        if self.stopped is None:
+            self._count(reason)
+            self.stopped = f"{reason}: {detail}" if detail else reason
+            self._brake()
+
+    # Commands -----------------------------------------------------------------------------------------------------
+
+    def admit(self, command: Command, now: float) -> np.ndarray:
+        """Judge a command at `now` [s]. Returns the action admitted, float32 (A,): clipped, or hold where refused."""
+        self._now = max(self._now, now)
+        try:
+            action = np.asarray(command.action, dtype=np.float64)
+        except (TypeError, ValueError):
+            action = np.empty(0)
+        refusal = self._refusal(action, command.time, now)
+        q_base = np.clip(self._to, self._setpoint.q - self._reach, self._setpoint.q + self._reach)
+        if refusal is None:
+            action = self._clip_action(action, q_base)
+            try:
+                q, gripper = self.kinematics.target(action.astype(np.float64), q_base, self._gripper)
+                refusal = None if np.isfinite(q).all() and np.isfinite(gripper) else "unreachable"
+            except HardwareError:
+                refusal = "unreachable"
+        if refusal is not None:
+            self._count(refusal)
+            return self.kinematics.hold(self._to, self._gripper).astype(np.float32)
+        self._admitted_time, self._alive_until = command.time, now + self.limits.stale_s
+        self._set_waypoint(q, gripper, q_base, now)
+        return action
+
+    def _refusal(self, action: np.ndarray, time: float, now: float) -> str | None:
+        if self.stopped is not None:
+            return "stopped"
+        if action.shape != self._action_low.shape:
+            return "shape"
+        if not (np.isfinite(action).all() and np.isfinite(time)):
+            return "not_finite"
+        if time < now - self.limits.late_s:
+            return "late"
+        if time > now + self.limits.early_s:
+            return "early"
+        if time <= self._admitted_time:  # a relative action must not be done twice, nor an old one after a new one
+            return "reordered"
+        return None
+
+    def _clip_action(self, action: np.ndarray, q_base: np.ndarray) -> np.ndarray:
+        bounded = np.clip(action, self._action_low, self._action_high)
+        if (np.abs(bounded - action) > 1e-6 * (1.0 + np.abs(bounded))).any():  # float32 rounding is not an intervention
+            self._count("action_bounds")
+        if self.limits.workspace is not None:
+            bounded, clipped = self.kinematics.clip(bounded, q_base, self.limits.workspace)
+            if clipped:
+                self._count("workspace")
+        return np.clip(bounded, self._action_low, self._action_high).astype(np.float32)
+
+    def _set_waypoint(self, q: np.ndarray, gripper: float, q_base: np.ndarray, now: float) -> None:
+        inside = np.clip(q, self._low, self._high)
+        if (np.abs(inside - q) > 1e-6 * (1.0 + np.abs(q))).any():
+            self._count("position")
+        demand = (inside - q_base) / self.period_s
+        if (np.abs(demand) > self.arm.v_max * (1 + 1e-6)).any():
+            self._count("velocity")
+        if (np.abs(demand - self._demand) > self.arm.a_max * self.period_s * (1 + 1e-6)).any():
+            self._count("acceleration")
+        self._demand = np.clip(demand, -self.arm.v_max, self.arm.v_max)
+        self._from, self._t0 = self._line(now), now
+        self._to, self._t1 = inside, now + self.period_s
+        self._gripper, self._tracking_counted = float(np.clip(gripper, 0.0, 1.0)), False
+
+    def move(self, q: np.ndarray, gripper: float, now: float, seconds: float) -> None:
+        """Go to joints q (J,) within `seconds`, without a command: the way home. Same limits; not counted as silence."""
+        self._now = max(self._now, now)
+        if self.stopped is None:
+            self._from, self._t0 = self._line(now), now
+            self._to, self._t1 = np.clip(q, self._low, self._high), now + seconds
+            self._gripper, self._alive_until = float(np.clip(gripper, 0.0, 1.0)), np.inf
+
+    def _line(self, time: float) -> np.ndarray:
+        """Where the target is at `time`: on the straight line to the waypoint, then at the waypoint."""
+        span = self._t1 - self._t0
+        fraction = 1.0 if span <= 0 else min(max((time - self._t0) / span, 0.0), 1.0)
+        return self._from + fraction * (self._to - self._from)
+
+    # Setpoints ----------------------------------------------------------------------------------------------------
+
+    def step(self, now: float, state: ArmState | None) -> Setpoint:
+        """The setpoint for the tick that begins at `now`; state None = no reply. Raises HardwareError only if it cannot
+        even brake: then only the vendor's own stop is left."""
+        self._now = max(self._now, now)
+        if self._ticked is not None and now - self._ticked > 3 * self.dt:
+            self._come_to_rest()
+        self._ticked = now
+        self._watch(now, state)
+        if self.stopped is None:
+            self._input.target_position = self._track(self._line(now + self.dt)).tolist()
+        setpoint = self._plan()
+        if self.stopped is None and self._leaves_workspace(setpoint):
+            self.stop("workspace_stop")
+            setpoint = self._plan()
+        self._out.pass_to_input(self._input)
+        self._setpoint = setpoint
+        if self.stopped is not None:
+            self._from = self._to = setpoint.q
+        return setpoint
+
+    def _come_to_rest(self) -> None:
+        """Nobody wrote for several ticks: the arm stands at the last setpoint, so the plan starts again from there."""
+        q = self._setpoint.q
+        self._input.current_velocity = self._input.current_acceleration = np.zeros_like(q).tolist()
+
+    def _watch(self, now: float, state: ArmState | None) -> None:
+        """Latch a stop on silence, on an arm that no longer measures, on a fault."""
+        if now > self._alive_until:
+            self.stop("stale")
+        if state is not None:
+            if state.fault is not None:
+                self.stop("fault", state.fault)
+            newer = self._fresh is None or (state.seq > self._fresh.seq and state.time > self._fresh.time)
+            if newer and np.shape(state.q) == self.arm.home.shape and np.isfinite(state.q).all():
+                self._fresh, self._fresh_until = state, min(state.time, now) + self.limits.state_stale_s
+        if now > self._fresh_until:
+            self.stop("stale_state")
+
+    def _track(self, target: np.ndarray) -> np.ndarray:
+        """Keep the target near what was measured: an arm held by a contact is not pushed ever harder."""
+        if self.limits.tracking_error is not None and self._fresh is not None:
+            q, error = self._fresh.q, self.limits.tracking_error
+            near = np.clip(target, q - error, q + error)
+            if not self._tracking_counted and (near != target).any():
+                self._tracking_counted = True
+                self._count("tracking")
+            target = near
+        return np.clip(target, self._hull_low, self._hull_high)
+
+    def _plan(self) -> Setpoint:
+        try:
+            result = self._ruckig.update(self._input, self._out)
+            failed = result not in (Result.Working, Result.Finished)
+        except RuckigError:
+            failed = True
+        q, v, a = (np.array(x) for x in (self._out.new_position, self._out.new_velocity, self._out.new_acceleration))
+        if not failed and np.isfinite(q).all():
+            return Setpoint(q, self._gripper, v, a)
+        if self.stopped is not None:
+            raise HardwareError(f"{self.arm.name}: no jerk-limited stop from {self._setpoint}; use the arm's own stop")
+        self.stop("planner")
+        return self._plan()
+
+    def _leaves_workspace(self, setpoint: Setpoint) -> bool:
+        if self.limits.workspace is None:
+            return False
+        position = self.kinematics.position(setpoint.q)
+        if position is None:
+            return False
+        outside = self.limits.workspace.distance(position)
+        if outside <= self.limits.workspace_tolerance:
+            return False
+        before = self.kinematics.position(self._setpoint.q)
+        return before is not None and outside > self.limits.workspace.distance(before) + 1e-9
+
+    def _brake(self) -> None:
+        zero = [0.0] * len(self.arm.joints)
+        self._input.control_interface = ControlInterface.Velocity
+        self._input.target_velocity, self._input.target_acceleration = zero, zero
+        self._from = self._to = self._setpoint.q
+
+    def _count(self, reason: str) -> None:
+        self.interventions[reason] += 1
+        self.events.append((self._now, reason))
