@@ -1,0 +1,175 @@
+"""Learns a latent world model, and a policy drawn to what turned out well: old and new data alike.
+
+Losses after FOWM (Feng et al. 2023, section 3; expectile V, in-sample targets, advantage-weighted policy), on the body
+of TD-MPC2. One difference: the policy is a diffusion policy, weighted through its denoising loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robolearn.core.types import Batch, Metrics, Obs
+from robolearn.learners.imitation import Imitation
+from robolearn.worldmodels.latent import LatentWorldModel, bernoulli_loss, expectile_loss
+
+
+@dataclass(frozen=True)
+class LatentMpcConfig:
+    """Settings of the world model's and the policy's updates."""
+
+    horizon: int = 5
+    """Steps the model is unrolled in training."""
+    discount: float = 0.95
+    """Per decision."""
+    rho: float = 0.5
+    """Weight of step t is rho^t."""
+    expectile: float = 0.8
+    """Of V over the in-sample critics: above 0.5 leans to what the better actions reach."""
+    reward_shift: float = -1.0
+    """Added to every stored reward, so that each step costs and ending in success is best. The only place rewards change."""
+    consistency_weight: float = 20.0
+    reward_weight: float = 0.5
+    value_weight: float = 0.1
+    lr: float = 3e-4
+    clip: float = 10.0
+    """Largest gradient norm."""
+    advantage_steps: int = 8
+    """Real rewards summed before V takes over, in the policy's advantage."""
+    advantage_beta: float = 1.0
+    """Sharpness of the policy's weights exp(beta * A / std(A)); 0 is plain imitation."""
+    weight_max: float = 10.0
+    """Cap on one row's weight."""
+
+
+class LatentMpc:
+    """`update_model` and `update_policy` take a Batch with future; both return what to log."""
+
+    def __init__(self, model: LatentWorldModel, imitation: Imitation, config: LatentMpcConfig, generator: torch.Generator):
+        self.model, self.imitation, self.config, self.generator = model, imitation, config, generator
+        heads = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(heads, lr=config.lr)
+        self.updates = 0
+
+    def update_model(self, batch: Batch) -> Metrics:
+        loss, metrics = self.model_loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        metrics["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
+        self.optimizer.step()
+        self.model.update_target()
+        self.updates += 1
+        return metrics
+
+    def model_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Weighted sum over the unrolled steps; rows past an episode's end count nowhere."""
+        model, config, steps = self.model, self.config, self.config.horizon
+        reward, terminal, real, followed = _outcomes(batch, config.reward_shift)
+        action = model.action_norm.normalize(batch.action)
+        latents = model.encode_sequence(_sequence(batch, model.history, steps))  # (B, 1 + steps, L)
+        goal = latents[:, 1:].detach()
+        with torch.no_grad():
+            next_value = model.value.all(goal.flatten(0, 1))[0, :, 0].unflatten(0, goal.shape[:2])
+            q_target = reward[:, :steps] + config.discount * (~terminal[:, :steps]) * next_value
+        grounded = real & (followed | terminal)  # a cut-off row has no next value to bootstrap from
+
+        heads = model.config.dynamics
+        z_heads = latents[:, 0].expand(heads, -1, -1)
+        turn = torch.arange(len(action), device=action.device) % heads  # each row walks with one head
+        totals = {name: latents.new_zeros(()) for name in ("consistency", "reward", "ends", "q", "v")}
+        for t in range(steps):
+            weight = config.rho**t
+            z, a = z_heads[turn, torch.arange(len(turn), device=turn.device)], action[:, t]
+            za = torch.cat([z, a], -1)
+            z_heads = model.step(z_heads, a.expand(heads, -1, -1))
+            apart = (z_heads - goal[:, t]).square().mean(-1) * model.config.latent / model.config.group
+            error = model.min_target(z, a, self.generator) - model.value.all(z)[0, :, 0]
+            totals["consistency"] += weight * _mean(apart.mean(0), real[:, t] & followed[:, t])
+            totals["reward"] += weight * _mean(model.twohot.loss(model.reward.all(za)[0], reward[:, t]), real[:, t])
+            totals["ends"] += weight * _mean(bernoulli_loss(model.ends.all(za)[0, :, 0], terminal[:, t].float()), real[:, t])
+            q_loss = model.twohot.loss(model.critics.all(za), q_target[:, t].expand(model.config.critics, -1))
+            totals["q"] += weight * _mean(q_loss.mean(0), grounded[:, t])
+            totals["v"] += weight * _mean(expectile_loss(error, config.expectile), real[:, t])
+        scale = {"consistency": config.consistency_weight, "reward": config.reward_weight, "ends": config.reward_weight}
+        loss = sum((scale.get(name, config.value_weight) * total for name, total in totals.items()), latents.new_zeros(())) / steps
+        self._track_value_range(next_value[:, 0])
+        return loss, {f"model_{name}": float(total) / steps for name, total in totals.items()}
+
+    @torch.no_grad()
+    def advantage(self, batch: Batch) -> Tensor:
+        """(B,) real rewards for up to `advantage_steps` steps, then V, minus V now. Never asks a critic about a new action."""
+        config, model = self.config, self.model
+        reward, terminal, real, followed = _outcomes(batch, config.reward_shift)
+        steps = min(config.advantage_steps, reward.shape[1])
+        latents = model.encode_sequence(_sequence(batch, model.history, steps))
+        value = model.value.all(latents.flatten(0, 1))[0, :, 0].unflatten(0, latents.shape[:2])
+        usable = (real & (followed | terminal))[:, :steps].long().cumprod(1)  # 1, 1, ..., then 0 for good
+        count = usable.sum(1)
+        discount = config.discount ** torch.arange(steps, device=reward.device)
+        earned = (reward[:, :steps] * discount * usable).sum(1)
+        last = (count - 1).clamp(min=0)
+        ended = terminal.gather(1, last[:, None])[:, 0]
+        ahead = value.gather(1, count[:, None])[:, 0] * config.discount**count * ~ended
+        return torch.where(count > 0, earned + ahead - value[:, 0], torch.zeros_like(earned))
+
+    def update_policy(self, batch: Batch) -> Metrics:
+        """One advantage-weighted imitation step (AWR, Peng et al. 2019, through the denoising loss)."""
+        advantage = self.advantage(batch)
+        weight = (self.config.advantage_beta * advantage / advantage.std().clamp(min=1e-6)).clamp(max=10).exp()
+        weight = weight.clamp(max=self.config.weight_max)
+        return self.imitation.update(replace(batch, weight=weight / weight.mean()))
+
+    @torch.no_grad()
+    def calibrate(self, batch: Batch) -> float:
+        """Set the model's `spread_median` from held-out rows: how far the heads differ where they should agree."""
+        z = self.model.encode_sequence(_sequence(batch, self.model.history, 1))[:, 0]
+        action = self.model.action_norm.normalize(batch.action[:, 0])
+        heads = self.model.config.dynamics
+        spread = self.model.step(z.expand(heads, -1, -1), action.expand(heads, -1, -1)).var(0).mean(-1)
+        self.model.spread_median.copy_(spread.median().clamp(min=1e-12))
+        return float(self.model.spread_median)
+
+    @torch.no_grad()
+    def _track_value_range(self, value: Tensor) -> None:
+        low, high = torch.quantile(value, torch.tensor([0.05, 0.95], device=value.device))
+        rate = max(0.01, 1 / (self.updates + 1))
+        self.model.value_range.lerp_((high - low).clamp(min=1e-3), rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "imitation": self.imitation.state_dict(),
+            "updates": self.updates,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.imitation.load_state_dict(state["imitation"])
+        self.updates = state["updates"]
+        self.generator.set_state(state["generator"])
+
+
+def _outcomes(batch: Batch, reward_shift: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(reward, terminal, the row is real, the next observation exists), each (B, H)."""
+    if batch.reward is None or batch.terminal is None or batch.future_mask is None:
+        raise ValueError("LatentMpc: batch has no reward, terminal and future; make the windows with future=True")
+    return batch.reward + reward_shift, batch.terminal, ~batch.pad, batch.future_mask
+
+
+def _sequence(batch: Batch, history: int, steps: int) -> Obs:
+    """The newest `history` observations and the `steps` that followed, as one sequence."""
+    now, then = batch.obs, batch.future
+    if then is None or now.features is None or then.features is None:
+        raise ValueError("LatentMpc: batch holds no frozen features; make the windows with features_key")
+    features = torch.cat([now.features[:, -history:], then.features[:, :steps]], 1)
+    return Obs({}, torch.cat([now.state[:, -history:], then.state[:, :steps]], 1), features)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,124 @@
+"""A planner is a policy that holds a world model: deployment does not know whether anyone is planning.
+
+Model-predictive path integral control (Williams et al. 2015) in the form of TD-MPC2, with two changes. Candidates start from
+the imitation policy's own chunks, and the Gaussian is released from them only as online data grows (constrained planning).
+The score carries `caution`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hardware.types import RobotSpec
+from robolearn.core.types import Batch, Metrics, Obs, Policy
+from robolearn.planning.caution import Caution, score
+from robolearn.policies.diffusion import DiffusionConfig
+from robolearn.worldmodels.latent import LatentConfig, LatentWorldModel
+
+
+@dataclass(frozen=True)
+class MppiConfig:
+    """Search settings. All of them are plain numbers: a plan takes tens of milliseconds on one CPU core."""
+
+    horizon: int = 5
+    """Decisions looked ahead."""
+    proposals: int = 24
+    """Chunks drawn from the imitation policy."""
+    samples: int = 72
+    """Gaussian sequences per iteration."""
+    iterations: int = 2
+    elites: int = 12
+    temperature: float = 0.5
+    """Of the elites' weights, in standard deviations of their score."""
+    std_min: float = 0.03
+    """Of the Gaussian, in units of the normalised action [-1, 1]."""
+    std_max: float = 0.5
+    """Of a fully released Gaussian; a fresh planner has only the proposals' own spread."""
+    discount: float = 0.95
+    caution: Caution = Caution()
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """An imitation policy, a world model and how to search. `build` makes one checkpointable policy of the three."""
+
+    prior: DiffusionConfig = DiffusionConfig()
+    model: LatentConfig = LatentConfig()
+    search: MppiConfig = MppiConfig()
+
+    def build(self, spec: RobotSpec) -> Planner:
+        return Planner(self, spec)
+
+
+class Planner(Policy):
+    """act() imagines, scores and returns the best `horizon` actions. `explore` draws among the elites instead."""
+
+    release: Tensor
+    explore: bool = False
+
+    def __init__(self, config: PlannerConfig, spec: RobotSpec):
+        super().__init__()
+        self.config = config
+        self.prior = config.prior.build(spec)
+        self.spec, self.history, self.horizon = self.prior.spec, self.prior.history, config.search.horizon
+        if self.horizon > self.prior.horizon:
+            raise ValueError(f"search.horizon: {self.horizon} decisions; the prior proposes chunks of {self.prior.horizon}")
+        self.model = LatentWorldModel(config.model, self.spec, self.prior.feature_dim, self.history)
+        self.register_buffer("release", torch.zeros(()))  # 0: search only around the prior; 1: free
+        self.notes: dict[str, float] = {}
+        self.generator = torch.Generator().manual_seed(0)
+
+    def seed(self, seed: int) -> None:
+        """Fix every draw of this planner and its prior from here on."""
+        self.generator.manual_seed(seed)
+        self.prior.seed(seed + 1)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        return self.prior.loss(batch)
+
+    @torch.no_grad()
+    def act(self, obs: Obs) -> Float[Tensor, "B H A"]:
+        """One plan per observation, in physical units. `notes` then holds what the planner thought of the last one."""
+        if obs.features is None:
+            obs = replace(obs, images={}, features=self.prior.features(obs))
+        singles = [Obs({}, obs.state[i : i + 1], obs.features[i : i + 1]) for i in range(len(obs.state))]  # type: ignore[index]
+        plans = torch.stack([self._plan(single) for single in singles])
+        return self.model.action_norm.unnormalize(plans)
+
+    def _plan(self, obs: Obs) -> Float[Tensor, "H A"]:
+        search = self.config.search
+        z = self.model.encode(obs)
+        proposals = self.prior.sample(obs, search.proposals)[:, : self.horizon]
+        proposals = self.model.action_norm.normalize(proposals).clamp(-1, 1)
+        prior_mean, prior_std = proposals.mean(0), proposals.std(0).clamp(min=search.std_min)
+        mean, std = prior_mean, torch.lerp(prior_std, prior_std.clamp(min=search.std_max), self.release)
+        best, scored, chosen = mean, None, 0
+        for _ in range(search.iterations):
+            noise = torch.randn(search.samples, *mean.shape, generator=self.generator).to(mean)
+            sampled = (mean + std * noise).clamp(-1, 1)
+            candidates = torch.cat([proposals, mean[None], sampled])
+            scored = self._score(z, candidates)
+            top = scored.total.topk(min(search.elites, len(candidates))).indices
+            weight = (scored.total[top] - scored.total[top[0]]) / scored.total[top].std().clamp(min=1e-6) / search.temperature
+            weight = weight.softmax(0)[:, None, None]
+            elites = candidates[top]
+            mean = (weight * elites).sum(0)
+            std = (weight * (elites - mean).square()).sum(0).sqrt().clamp(search.std_min, search.std_max)
+            draw = int(torch.multinomial(weight.flatten().cpu(), 1, generator=self.generator)) if self.explore else 0
+            best, chosen = elites[draw], int(top[draw])
+        assert scored is not None
+        self.notes = {
+            "uncertainty": float(scored.model_doubt[chosen]) / self.horizon,
+            "critic_doubt": float(scored.critic_doubt[chosen]) / self.horizon,
+            "score": float(scored.total[chosen]),
+            "from_prior": float(chosen < search.proposals),
+        }
+        return best
+
+    def _score(self, z: Tensor, candidates: Float[Tensor, "N H A"]):
+        imagined = self.model.imagine(z, candidates)
+        return score(imagined, self.config.search.discount, self.model.value_range, self.model.spread_median, self.config.search.caution)
