@@ -193,11 +193,20 @@ def _build(annotation: Any, data: Any, place: _Place, default: Any) -> Any:
             absent.append(name)
     if absent and place.missing is MISSING:
         raise place.inside(absent[0]).error(f"missing; expected {_describe(hints[absent[0]])}")
-    values |= dict.fromkeys(absent, place.missing)
+    if absent:
+        return _incomplete(cls, values | dict.fromkeys(absent, place.missing))
     try:
         return cls(**values)
     except (ValueError, TypeError) as error:
-        raise (place.inside(absent[0]).error("missing") if absent else place.error(str(error))) from error
+        raise place.error(str(error)) from error
+
+
+def _incomplete(cls: type, values: Mapping[str, Any]) -> Any:
+    """A default with holes for the command line to fill; its own checks wait until then."""
+    config = object.__new__(cls)
+    for name, value in values.items():
+        object.__setattr__(config, name, value)
+    return config
 
 
 def _class(annotation: Any, data: Mapping[str, Any], place: _Place, default: Any) -> type:

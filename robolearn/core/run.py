@@ -83,8 +83,8 @@ class Run:
         """Time spent, interrupted attempts included up to their last `log`."""
         return self._before + time.monotonic() - self._started
 
-    def log(self, **scalars: float | int | str | bool | None) -> None:
-        """Append one row to metrics.jsonl; `seconds` is added."""
+    def log(self, **scalars: Any) -> None:
+        """Append one row of numbers and words to metrics.jsonl; `seconds` is added."""
         row = {name: _plain(value) for name, value in scalars.items()} | {"seconds": round(self.seconds, 3)}
         with open(self._metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

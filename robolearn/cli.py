@@ -1,0 +1,98 @@
+"""robolearn VERB [config.yaml] [--field value ...]: each verb is a module of robolearn.experiments with Config and run."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from robolearn.core.errors import UserError, explain
+
+VERBS = {
+    "teleop": "drive a robot and record episodes into a store",
+    "ingest": "bring foreign logs into a store",
+    "inspect": "check a store and show what it holds",
+    "train": "learn a policy from a store",
+    "evaluate": "measure a policy's success rate, with an interval and videos",
+    "finetune": "improve a policy online, safely, with a world model and a planner",
+    "report": "write one HTML file about a pipeline's runs",
+    "demo": "all of it, end to end, in a simulator",
+}
+
+USAGE = "usage: robolearn VERB [config.yaml] [--field value ...]"
+HELP = "\n".join(
+    [USAGE, "", *(f"  {verb:<10}{text}" for verb, text in VERBS.items()), "", "robolearn VERB --help lists a verb's fields, units and defaults.", ""]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code: 0 done, 2 wrong input, 130 stopped by the user."""
+    signal.signal(signal.SIGTERM, _interrupt)  # whoever ends us politely gets the same tidy stop as Ctrl-C
+    try:
+        _run(list(sys.argv[1:] if argv is None else argv))
+        return 0
+    except BaseException as error:
+        if (explained := explain(error)) is None:
+            raise
+        line, code = explained
+        sys.stderr.write(line + "\n")
+        return code
+
+
+def _run(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(HELP)
+        return
+    if argv[0] == "--version":
+        sys.stdout.write(f"robolearn {version('robolearn')}\n")
+        return
+    verb, *rest = argv
+    if verb not in VERBS:
+        raise UserError(f"{verb!r} is not a verb; valid: {', '.join(VERBS)}")
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")  # read when a simulator is first imported
+    experiment = import_module(f"robolearn.experiments.{verb}")
+    experiment.run(parse(verb, experiment.Config, rest))
+
+
+def parse(verb: str, cls: type, words: Sequence[str]) -> Any:
+    """A `cls` from `[config.yaml] [--field value ...]`; raises UserError for what does not fit."""
+    import tyro
+
+    from robolearn.core.config import load_config
+
+    rest = list(words)
+    default: Any = tyro.MISSING_NONPROP
+    if rest and not rest[0].startswith("-"):
+        default = load_config(Path(rest.pop(0)), cls, missing=tyro.MISSING)
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            # A file or a default has already picked each part's class; its fields are plain options then.
+            return tyro.cli(cls, default=default, args=rest, prog=f"robolearn {verb}", config=(tyro.conf.AvoidSubcommands,))
+    except SystemExit as end:
+        if end.code:
+            raise UserError(f"{_one_line(said.getvalue())}; `robolearn {verb} --help` lists the valid fields") from None
+        raise
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in a frame of several lines, without the frame, its title and its advice."""
+    inside = [line.strip("│ \n") for line in box.splitlines() if line.startswith("│")]
+    words = " ".join(inside or box.splitlines())
+    return words.split("───")[0].strip()
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
