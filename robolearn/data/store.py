@@ -139,7 +139,7 @@ class EpisodeStore:
         return Episode(
             images={name: parts[f"images/{name}"] for name in self.spec.cameras},
             state={name: parts[f"state/{name}"] for name in self.spec.state},
-            **{name: parts[name] for name in (*SCALARS, "action", "requested_action")},
+            **{name: parts[name] for name in (*SCALARS, "action", "requested_action")},  # pyright: ignore[reportArgumentType]
             meta=self.meta(index),
         )
 
