@@ -107,7 +107,7 @@ def evaluate(
         episode = rollout(robot, pilot, task, np.random.default_rng([seed, index]))
         trial = _trial(episode, robot.spec.rate_hz, seed, index)
         if out is not None:
-            if index < videos:
+            if index < videos and episode.images:
                 write_video(episode, out / "videos" / f"trial_{index:03d}.mp4", robot.spec.rate_hz)
             _append(out / "trials.jsonl", asdict(trial))
         done.append(trial)
@@ -137,7 +137,7 @@ def read_trials(path: Path, seed: int) -> list[Trial]:
         os.truncate(path, whole)
     for index, trial in enumerate(trials):
         if (trial.seed, trial.index) != (seed, index):
-            raise UserError(f"{path}: line {index + 1}: trial {trial.index} of seed {trial.seed}; expected {index} of seed {seed}: pick another out")
+            raise UserError(f"{path}: line {index + 1}: trial {trial.index} of seed {trial.seed}; expected trial {index} of seed {seed}")
     return trials
 
 

@@ -22,7 +22,8 @@ def mean_interval(values: Sequence[float], seed: int = 0, confidence: float = 0.
     """Bootstrap interval (percentile, 9999 resamples) of a mean; for returns and coverages, which are not yes or no."""
     sample = np.asarray(values, dtype=np.float64)
     if len(sample) < 2 or np.ptp(sample) == 0:  # nothing to resample
-        return (float(sample.mean()),) * 2 if len(sample) else (float("nan"),) * 2
+        mean = float(sample.mean()) if len(sample) else float("nan")
+        return mean, mean
     result = stats.bootstrap((sample,), np.mean, confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
@@ -30,7 +31,7 @@ def mean_interval(values: Sequence[float], seed: int = 0, confidence: float = 0.
 def fisher_p(successes_a: int, trials_a: int, successes_b: int, trials_b: int) -> float:
     """Two-sided p of Fisher's exact test: could a and b be one and the same success rate?"""
     table = [[successes_a, trials_a - successes_a], [successes_b, trials_b - successes_b]]
-    return float(stats.fisher_exact(table).pvalue)
+    return float(stats.fisher_exact(table)[1])
 
 
 def paired_p(before: Sequence[bool], after: Sequence[bool]) -> float:

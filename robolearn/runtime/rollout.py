@@ -29,9 +29,7 @@ class Step:
     outcome: Outcome  # judged on the observation after the action took effect
 
 
-def rollout(
-    robot: SafeRobot, pilot: Pilot, task: Task, rng: np.random.Generator, on_step: Callable[[Step], None] | None = None
-) -> Episode:
+def rollout(robot: SafeRobot, pilot: Pilot, task: Task, rng: np.random.Generator, on_step: Callable[[Step], None] | None = None) -> Episode:
     """One episode, from the task's reset to its end, its time limit, a stop by the governor, or the operator's word.
 
     rng: draws the starting situation. on_step: called after each row. A time limit is a truncation, never terminal.
@@ -92,7 +90,7 @@ def _episode(steps: list[Step], meta: dict[str, Any]) -> Episode:
         images={name: np.stack([o.images[name] for o in observations]) for name in first.images},
         state={name: np.stack([o.state[name] for o in observations]).astype(np.float32) for name in first.state},
         action=np.stack([s.executed for s in steps]).astype(np.float32),
-        requested_action=np.stack([c.action for c in commands]).astype(np.float32),
+        requested_action=np.stack([_request(c.action, len(s.executed)) for c, s in zip(commands, steps, strict=True)]),
         reward=reward,
         terminal=terminal,
         source=np.array([c.source for c in commands], dtype=np.uint8),
@@ -102,3 +100,8 @@ def _episode(steps: list[Step], meta: dict[str, Any]) -> Episode:
             for name in dict.fromkeys(key for c in commands for key in c.notes)
         },
     )
+
+
+def _request(action: np.ndarray, dim: int) -> np.ndarray:
+    """What was asked for, float32 (A,); NaN where it had another shape, which the governor refused and counted."""
+    return np.asarray(action, dtype=np.float32) if np.shape(action) == (dim,) else np.full(dim, np.nan, dtype=np.float32)

@@ -1,0 +1,1 @@
+"""A person at the controls: keyboard, SpaceMouse, leader arm. Each is a Pilot."""

@@ -1,0 +1,77 @@
+"""Keys typed in a terminal, without a display server: cbreak mode, so Ctrl-C still interrupts."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import sys
+import termios
+import tty
+from typing import Any
+
+from hardware.types import HardwareError
+
+_SEQUENCES = {b"[A": "up", b"[B": "down", b"[C": "right", b"[D": "left", b"[5~": "page_up", b"[6~": "page_down"}
+_TOKEN = re.compile(rb"\x1b([\[O][0-9;]*[A-Za-z~])|([^\x1b])", re.DOTALL)
+_UNFINISHED = re.compile(rb"\x1b([\[O][0-9;]*)?$")
+
+
+class TerminalKeys:
+    """`read` returns the keys typed since the last call: characters, and names for the arrows and page keys."""
+
+    def __init__(self, fd: int | None = None) -> None:
+        self._fd, self._rest = fd, b""
+        self._saved: list[Any] | None = None
+
+    def open(self) -> None:
+        """Raises HardwareError where the input is not a terminal."""
+        if self._fd is None:
+            self._fd = sys.stdin.fileno()
+        if not os.isatty(self._fd):
+            raise HardwareError("keyboard: the input is not a terminal; valid without one: --pilot scripted, spacemouse or leader")
+        self._saved = termios.tcgetattr(self._fd)
+        tty.setcbreak(self._fd)
+
+    def close(self) -> None:
+        """Give the terminal back as it was. Idempotent."""
+        if self._saved is not None and self._fd is not None:
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
+            self._saved = None
+
+    def read(self) -> list[str]:
+        if self._saved is None or self._fd is None:
+            return []
+        fresh = b""
+        while select.select([self._fd], [], [], 0)[0] and (data := os.read(self._fd, 1024)):
+            fresh += data
+        keys, self._rest = parse(self._rest + fresh)
+        if not fresh:
+            self._rest = b""  # a bare Esc never becomes the start of the next arrow
+        return keys
+
+
+class NoKeys:
+    """Stands in where a device needs no terminal: its own buttons end the episodes."""
+
+    def open(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def read(self) -> list[str]:
+        return []
+
+
+def parse(data: bytes) -> tuple[list[str], bytes]:
+    """(keys, the unfinished escape sequence at the end). Arrows arrive as ESC [ A or ESC O A; unknown ones are dropped."""
+    rest = b""
+    if match := _UNFINISHED.search(data):
+        data, rest = data[: match.start()], match[0]
+    keys = []
+    for sequence, character in _TOKEN.findall(data):
+        name = _SEQUENCES.get(sequence.replace(b"O", b"[", 1)) if sequence else character.decode("latin-1")
+        if name is not None:
+            keys.append(name)
+    return keys, rest

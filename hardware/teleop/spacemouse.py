@@ -1,0 +1,91 @@
+"""Driving with a 3Dconnexion SpaceMouse."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from hardware.teleop.keys import NoKeys, TerminalKeys
+from hardware.teleop.operator import EPISODE_KEYS, Operator
+from hardware.types import HardwareError, Observation, RobotSpec
+
+DEADZONE = 0.08  # of full deflection: the cap does not rest exactly at zero
+_READS = 64  # the device queues reports at up to 1 kHz; reading one per decision would steer by the past
+
+
+def shape(deflection: np.ndarray, deadzone: float = DEADZONE) -> np.ndarray:
+    """Deflection [-1, 1] (3,) -> share of the largest step: nothing inside the dead zone, continuous at its edge, fine near it."""
+    beyond = np.clip((np.abs(deflection) - deadzone) / (1.0 - deadzone), 0.0, 1.0)
+    return np.sign(deflection) * beyond**1.5
+
+
+class SpaceMouse(Operator):
+    """Push the cap to move: x forward, y left, z up. Left button: gripper. Right button: success. At rest the arm holds.
+
+    keys: episode keys typed in the terminal as well, where there is one. device: an open pyspacemouse device; found if None.
+    """
+
+    help = f"push the cap to move · left button gripper · right button success · {EPISODE_KEYS}"
+
+    def __init__(self, spec: RobotSpec, keys: TerminalKeys | NoKeys | None = None, device: Any = None) -> None:
+        super().__init__(spec, NoKeys() if keys is None else keys)
+        self._device, self._buttons = device, [0, 0]
+
+    def __enter__(self) -> SpaceMouse:
+        if self._device is None:
+            self._device = _find()
+        super().__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        super().__exit__(kind, error, trace)
+        if self._device is not None:
+            self._device.close()
+            self._device = None
+
+    def reset(self) -> None:
+        super().reset()
+        self._newest()
+
+    def step_m(self, observation: Observation, pressed: list[str]) -> np.ndarray:
+        state = self._newest()
+        buttons = [*state.buttons, 0, 0][:2]
+        left, right = (now and not before for now, before in zip(buttons, self._buttons, strict=True))
+        self._buttons = buttons
+        if left:
+            self.openness = 1.0 - round(self.openness)
+        if right:
+            self.verdict = "success"
+        return shape(np.array([state.x, state.y, state.z])) * self.jog.limit_m()
+
+    def _newest(self) -> Any:
+        """The state after every queued report."""
+        state, seen = self._device.read(), None
+        for _ in range(_READS):
+            if state.t == seen:
+                break
+            seen = state.t
+            state = self._device.read()
+        return state
+
+
+def _find() -> Any:
+    """Open the first SpaceMouse; every way it can fail becomes one line."""
+    try:
+        import pyspacemouse
+    except ImportError as error:
+        raise HardwareError("spacemouse: the driver is not installed; pip install 'robolearn[spacemouse]'") from error
+    except Exception as error:  # its HID binding fails in its own ways while loading
+        raise HardwareError(f"spacemouse: the HID library does not load ({error}); Debian: apt-get install libhidapi-hidraw0") from error
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it found
+            return pyspacemouse.open(axis_convention=pyspacemouse.AxisConvention.ROS)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if "HID API" in reason:
+            reason = "the HID library is missing; Debian: apt-get install libhidapi-hidraw0"
+        raise HardwareError(f"spacemouse: {reason or type(error).__name__}; plugged in, and /dev/hidraw* readable?") from error
