@@ -27,9 +27,8 @@ VERBS = {
 }
 
 USAGE = "usage: robolearn VERB [config.yaml] [--field value ...]"
-HELP = "\n".join(
-    [USAGE, "", *(f"  {verb:<10}{text}" for verb, text in VERBS.items()), "", "robolearn VERB --help lists a verb's fields, units and defaults.", ""]
-)
+_LISTED = "\n".join(f"  {verb:<10}{text}" for verb, text in VERBS.items())
+HELP = f"{USAGE}\n\n{_LISTED}\n\nrobolearn VERB --help lists a verb's fields, units and defaults.\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,8 +9,8 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from hypothesis import settings  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+from hypothesis import settings
+from jaxtyping import install_import_hook
 
 install_import_hook("robolearn", "beartype.beartype")
 

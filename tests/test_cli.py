@@ -16,7 +16,7 @@ import pytest
 from robolearn import cli
 from robolearn.core.errors import UserError
 
-VERBS = "teleop ingest inspect train evaluate finetune report demo".split()
+VERBS = ["teleop", "ingest", "inspect", "train", "evaluate", "finetune", "report", "demo"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ def test_a_verbs_help_names_units_and_the_files_defaults(ran: list, tmp_path: Pa
     assert "Time limit [s]. (default: 5.0)" in text and "--part.width" in text
 
 
-def test_what_a_verb_raises_becomes_a_line_or_a_traceback(ran: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_verb_raises_becomes_a_line_or_a_traceback(
+    ran: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def run_with(error: BaseException) -> int:
         def run(_: Config) -> None:
             raise error

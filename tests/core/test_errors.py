@@ -29,6 +29,8 @@ def test_what_a_user_can_mend(error: BaseException, line: str, code: int) -> Non
     assert line in found[0] and found[1] == code and "\n" not in found[0]
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), AttributeError("'A' has no attribute 'b'"), OSError(errno.EIO, "broken"), ImportError("torch")])
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), AttributeError("'A' has no attribute 'b'"), OSError(errno.EIO, "broken"), ImportError("torch")]
+)
 def test_defects_keep_their_traceback(error: BaseException) -> None:
     assert explain(error) is None

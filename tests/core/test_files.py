@@ -21,7 +21,9 @@ def test_writes_and_replaces(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 @pytest.mark.parametrize(("code", "expected"), [(errno.ENOSPC, "disk full: 0.0 MiB needed, .* MiB free"), (errno.EIO, "cannot write")])
-def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int, expected: str) -> None:
+def test_a_failed_write_leaves_the_old_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int, expected: str
+) -> None:
     path = tmp_path / "file"
     write_atomic(path, b"old")
 
