@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -52,8 +53,9 @@ class Calibration:
     def load(path: Path) -> Calibration:
         """Raises HardwareError naming file and field."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            return Calibration(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})
+            data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+            return Calibration(**fields)
         except OSError as error:
             raise HardwareError(f"{path}: {error.strerror}; make one with: python -m hardware.teleop.leader PORT {path}") from error
         except (ValueError, TypeError, AttributeError) as error:

@@ -33,7 +33,8 @@ class SpaceMouse(Operator):
 
     def __init__(self, spec: RobotSpec, keys: TerminalKeys | NoKeys | None = None, device: Any = None) -> None:
         super().__init__(spec, NoKeys() if keys is None else keys)
-        self._device, self._buttons = device, [0, 0]
+        self._device: Any = device
+        self._buttons = [0, 0]
 
     def __enter__(self) -> SpaceMouse:
         if self._device is None:

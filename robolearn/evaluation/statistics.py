@@ -31,7 +31,7 @@ def mean_interval(values: Sequence[float], seed: int = 0, confidence: float = 0.
 def fisher_p(successes_a: int, trials_a: int, successes_b: int, trials_b: int) -> float:
     """Two-sided p of Fisher's exact test: could a and b be one and the same success rate?"""
     table = [[successes_a, trials_a - successes_a], [successes_b, trials_b - successes_b]]
-    return float(stats.fisher_exact(table)[1])
+    return float(stats.fisher_exact(table).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def paired_p(before: Sequence[bool], after: Sequence[bool]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -33,8 +34,9 @@ class PolicyPilot:
 
     def seed(self, seed: int) -> None:
         """Restart the policy's noise; evaluation does so for each trial, so that a resumed run repeats the whole one."""
-        if hasattr(self.policy, "seed"):  # a deterministic policy has none
-            self.policy.seed(seed)
+        reseed: Callable[[int], None] | None = getattr(self.policy, "seed", None)  # a deterministic policy has none
+        if reseed is not None:
+            reseed(seed)
 
     def reset(self) -> None:
         self._history.clear()
