@@ -47,7 +47,7 @@ class RobotConfig:
         if self.workspace_low is not None and self.workspace_high is not None:
             low, high = np.array(self.workspace_low), np.array(self.workspace_high)
             if not (low < high).all():
-                raise HardwareError(f"RobotConfig.workspace_low: {self.workspace_low} m; must be below workspace_high {self.workspace_high} m")
+                raise HardwareError(f"RobotConfig.workspace_low: {self.workspace_low} m; not below workspace_high {self.workspace_high}")
             body = replace(body, workspace=Box(low, high))
         return body if self.stale_s is None else replace(body, stale_s=self.stale_s)
 

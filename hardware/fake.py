@@ -174,7 +174,7 @@ def spec(config: RobotConfig) -> RobotSpec:
     size = config.image_size or 32
     return RobotSpec(
         name="fake",
-        cameras={name: (size, size) for name in names},
+        cameras=dict.fromkeys(names, (size, size)),
         state={"joint_pos": joints} | ({"target": target} if config.variant else {}),
         action=joints,
         action_mode="joint_pos",

@@ -79,9 +79,11 @@ class Governor:
         self._gripper = float(np.clip(gripper, 0.0, 1.0))
         self._tracking_counted = False
         self._input = InputParameter(len(q))
-        self._input.current_position, self._input.target_position = q.tolist(), q.tolist()
-        self._input.max_velocity, self._input.max_acceleration = self.arm.v_max.tolist(), self.arm.a_max.tolist()
-        self._input.max_jerk = self.arm.j_max.tolist()
+        # Each joint is planned in units of its own v_max: Ruckig's tolerances are absolute, and in pixels it failed.
+        self._input.current_position = self._input.target_position = (q / self.arm.v_max).tolist()
+        self._input.max_velocity = [1.0] * len(q)
+        self._input.max_acceleration = (self.arm.a_max / self.arm.v_max).tolist()
+        self._input.max_jerk = (self.arm.j_max / self.arm.v_max).tolist()
         # Time synchronisation fails now and then when the target moves every tick; independent joints never did.
         self._input.synchronization = Synchronization.No
         self._setpoint = Setpoint(q, self._gripper, np.zeros_like(q), np.zeros_like(q))
@@ -120,20 +122,17 @@ class Governor:
         except (TypeError, ValueError):
             action = np.empty(0)
         refusal = self._refusal(action, command.time, now)
-        q_base = np.clip(self._to, self._setpoint.q - self._reach, self._setpoint.q + self._reach)
         if refusal is None:
+            q_base = np.clip(self._to, self._setpoint.q - self._reach, self._setpoint.q + self._reach)
             action = self._clip_action(action, q_base)
-            try:
-                q, gripper = self.kinematics.target(action.astype(np.float64), q_base, self._gripper)
-                refusal = None if np.isfinite(q).all() and np.isfinite(gripper) else "unreachable"
-            except HardwareError:
-                refusal = "unreachable"
-        if refusal is not None:
-            self._count(refusal)
-            return self.kinematics.hold(self._to, self._gripper).astype(np.float32)
-        self._admitted_time, self._alive_until = command.time, now + self.limits.stale_s
-        self._set_waypoint(q, gripper, q_base, now)
-        return action
+            waypoint = self._waypoint(action, q_base)
+            if waypoint is not None:
+                self._admitted_time, self._alive_until = command.time, now + self.limits.stale_s
+                self._set_waypoint(*waypoint, q_base, now)
+                return action
+            refusal = "unreachable"
+        self._count(refusal)
+        return self.kinematics.hold(self._to, self._gripper).astype(np.float32)
 
     def _refusal(self, action: np.ndarray, time: float, now: float) -> str | None:
         if self.stopped is not None:
@@ -159,6 +158,14 @@ class Governor:
             if clipped:
                 self._count("workspace")
         return np.clip(bounded, self._action_low, self._action_high).astype(np.float32)
+
+    def _waypoint(self, action: np.ndarray, q_base: np.ndarray) -> tuple[np.ndarray, float] | None:
+        """Computed from the float32 action that is logged, so that a replay moves the arm alike; None where there is none."""
+        try:
+            q, gripper = self.kinematics.target(action.astype(np.float64), q_base, self._gripper)
+        except HardwareError:
+            return None
+        return (q, gripper) if np.isfinite(q).all() and np.isfinite(gripper) else None
 
     def _set_waypoint(self, q: np.ndarray, gripper: float, q_base: np.ndarray, now: float) -> None:
         inside = np.clip(q, self._low, self._high)
@@ -199,7 +206,7 @@ class Governor:
         self._ticked = now
         self._watch(now, state)
         if self.stopped is None:
-            self._input.target_position = self._track(self._line(now + self.dt)).tolist()
+            self._input.target_position = (self._track(self._line(now + self.dt)) / self.arm.v_max).tolist()
         setpoint = self._plan()
         if self.stopped is None and self._leaves_workspace(setpoint):
             self.stop("workspace_stop")
@@ -245,7 +252,7 @@ class Governor:
             failed = result not in (Result.Working, Result.Finished)
         except RuckigError:
             failed = True
-        q, v, a = (np.array(x) for x in (self._out.new_position, self._out.new_velocity, self._out.new_acceleration))
+        q, v, a = (self.arm.v_max * x for x in (self._out.new_position, self._out.new_velocity, self._out.new_acceleration))
         if not failed and np.isfinite(q).all():
             return Setpoint(q, self._gripper, v, a)
         if self.stopped is not None:

@@ -66,7 +66,7 @@ class SafeRobot:
         if not self._connected:
             self.arm.connect()
             self._connected = True
-            self._anchor()
+            self.anchor()
 
     def close(self) -> None:
         """Stop, then let go of the arm. Driver errors on the way are swallowed: stopping comes first. Idempotent."""
@@ -87,11 +87,14 @@ class SafeRobot:
         self._need_connection()
         if self.world is not None:
             self.world.reset(rng)
-        self._anchor(clear=True)
+        self.anchor(clear=True)
         if self.world is None:
             self._go_home()
 
-    def _anchor(self, clear: bool = False) -> None:
+    def anchor(self, clear: bool = False) -> None:
+        """Hold the arm where it now stands and forget older commands: also needed after a simulator's state was restored
+        by hand. clear: forget a latched stop too."""
+        self._need_connection()
         state = self._read()
         if state is None:
             raise HardwareError(f"{self.arm.spec.name}: no reply to two reads; is it powered and connected?")
@@ -108,7 +111,7 @@ class SafeRobot:
         self._run(int(np.ceil((seconds + self.governor.brake_s) * arm.rate_hz)))
         if self.governor.stopped:
             raise HardwareError(f"{arm.name}: stopped on the way home: {self.governor.stopped}")
-        self._anchor()
+        self.anchor()
 
     # The loop -------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,294 @@
+"""What a new driver, body or pilot must keep: inherit a contract in a pytest class. And the independent check at the arm."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Self
+
+import numpy as np
+
+from hardware.kinematics import Box, Kinematics
+from hardware.robot import SafeRobot
+from hardware.types import Arm, ArmSpec, ArmState, Clock, Command, HardwareError, Observation, Pilot, RobotSpec, Source
+
+
+class LimitProbe:
+    """Stands between SafeRobot and a driver and judges what was actually written, from positions and times alone.
+
+    It shares no code with the governor: velocity and acceleration are finite differences of the positions written.
+    `violations` counts "not_finite", "position", "velocity", "acceleration", "workspace"; `setpoints` counts writes.
+    """
+
+    TOLERANCE = 1e-6  # relative to each limit: rounding
+
+    def __init__(
+        self,
+        arm: Arm,
+        clock: Clock,
+        workspace: Box | None = None,
+        kinematics: Kinematics | None = None,
+        workspace_tolerance: float = 0.0,
+    ) -> None:
+        self.spec: ArmSpec = arm.spec
+        self.violations: Counter[str] = Counter()
+        self.setpoints = 0
+        self._arm, self._clock = arm, clock
+        self._workspace, self._kinematics, self._workspace_tolerance = workspace, kinematics, workspace_tolerance
+        self._measured: np.ndarray | None = None
+        self._at_rest_at(None)
+
+    @classmethod
+    def attach(cls, robot: SafeRobot, workspace_tolerance: float | None = None) -> Self:
+        """Put a probe below `robot`'s governor. Box, and how far outside counts [m], are the governor's unless given."""
+        limits = robot.governor.limits
+        tolerance = limits.workspace_tolerance if workspace_tolerance is None else workspace_tolerance
+        probe = cls(robot.arm, robot.clock, limits.workspace, robot.governor.kinematics, tolerance)
+        robot.arm = probe
+        robot.on_reset.append(probe.forget)
+        return probe
+
+    def forget(self) -> None:
+        """The arm was re-anchored, perhaps elsewhere: it is at rest where it was last measured."""
+        self._at_rest_at(self._measured)
+
+    def _at_rest_at(self, q: np.ndarray | None) -> None:
+        self._q, self._v, self._time, self._step = q, None if q is None else np.zeros_like(q), None, 1.0 / self.spec.rate_hz
+
+    def connect(self) -> None:
+        self._arm.connect()
+
+    def close(self) -> None:
+        self._arm.close()
+
+    def halt(self) -> None:
+        self._arm.halt()
+
+    def read(self) -> ArmState:
+        state = self._arm.read()
+        self._measured = np.array(state.q)
+        return state
+
+    def write(self, q: np.ndarray, gripper: float) -> None:
+        self._judge(np.array(q, dtype=np.float64), gripper)
+        self._arm.write(q, gripper)
+
+    def _judge(self, q: np.ndarray, gripper: float) -> None:
+        self.setpoints += 1
+        if not (np.isfinite(q).all() and 0.0 <= gripper <= 1.0):
+            self.violations["not_finite"] += 1
+            return
+        outside = np.maximum(0.0, np.maximum(self.spec.q_min - q, q - self.spec.q_max))
+        before = np.zeros_like(q) if self._q is None else np.maximum(0.0, np.maximum(self.spec.q_min - self._q, self._q - self.spec.q_max))
+        # An arm switched on outside its limits may come in, or stay.
+        self._expect("position", outside, before + self.TOLERANCE * (self.spec.q_max - self.spec.q_min))
+        self._judge_workspace(q)
+        if self._q is not None and self._v is not None:
+            step = self._elapsed()
+            v = (q - self._q) / step
+            a = (v - self._v) / (0.5 * (step + self._step))
+            self._expect("velocity", np.abs(v), self.spec.v_max * (1 + self.TOLERANCE))
+            self._expect("acceleration", np.abs(a), self.spec.a_max * (1 + self.TOLERANCE))
+            self._v, self._step = v, step
+        else:
+            self._v = np.zeros_like(q)
+        self._q, self._time = q, self._clock.now()
+
+    def _elapsed(self) -> float:
+        """A setpoint is meant to last one tick; only where some were skipped has it lasted longer."""
+        nominal = 1.0 / self.spec.rate_hz
+        gap = nominal if self._time is None else self._clock.now() - self._time
+        return gap if gap > 2.5 * nominal else nominal
+
+    def _judge_workspace(self, q: np.ndarray) -> None:
+        if self._workspace is None or self._kinematics is None:
+            return
+        position = self._kinematics.position(q)
+        if position is not None:
+            before = None if self._q is None else self._kinematics.position(self._q)
+            allowed = max(self._workspace_tolerance, 0.0 if before is None else self._workspace.distance(before))
+            self._expect("workspace", np.array([self._workspace.distance(position)]), np.array([allowed + self.TOLERANCE]))
+
+    def _expect(self, what: str, value: np.ndarray, limit: np.ndarray) -> None:
+        if (value > limit).any():
+            self.violations[what] += 1
+
+
+class ArmContract:
+    """For a driver. Override `make`."""
+
+    def make(self) -> tuple[Arm, Clock]:
+        raise NotImplementedError
+
+    def test_spec_is_consistent(self) -> None:
+        spec = self.make()[0].spec
+        for name in ("q_min", "q_max", "v_max", "a_max", "j_max", "home"):
+            value = getattr(spec, name)
+            assert value.shape == (len(spec.joints),), name
+            assert np.isfinite(value).all(), name
+        assert (spec.q_min < spec.q_max).all()
+        assert ((spec.q_min <= spec.home) & (spec.home <= spec.q_max)).all()
+        assert all((getattr(spec, name) > 0).all() for name in ("v_max", "a_max", "j_max"))
+
+    def test_each_read_is_fresh_and_finite(self) -> None:
+        arm, clock = self._connected()
+        dt = 1.0 / arm.spec.rate_hz
+        first = arm.read()
+        clock.sleep_until(clock.now() + dt)
+        second = arm.read()
+        assert second.seq > first.seq
+        assert second.time > first.time
+        for state in (first, second):
+            assert state.q.shape == state.dq.shape == arm.spec.home.shape
+            assert np.isfinite(state.q).all()
+            assert np.isfinite(state.dq).all()
+            assert 0.0 <= state.gripper <= 1.0
+            assert state.fault is None
+        arm.close()
+
+    def test_it_goes_where_it_is_told(self) -> None:
+        arm, clock = self._connected()
+        state = arm.read()
+        start = state.q
+        goal = start + 0.01 * np.where(start < 0.5 * (arm.spec.q_min + arm.spec.q_max), 1.0, -1.0) * (arm.spec.q_max - arm.spec.q_min)
+        ticks = int(np.ceil(arm.spec.rate_hz))
+        for k in range(2 * ticks):
+            arm.write(start + min(1.0, (k + 1) / ticks) * (goal - start), state.gripper)
+            clock.sleep_until(clock.now() + 1.0 / arm.spec.rate_hz)
+        reached = arm.read().q
+        assert np.linalg.norm(reached - goal) < 0.5 * np.linalg.norm(start - goal)
+        arm.close()
+
+    def _connected(self) -> tuple[Arm, Clock]:
+        arm, clock = self.make()
+        arm.connect()
+        return arm, clock
+
+
+class RobotContract:
+    """For a body behind SafeRobot. Override `make`."""
+
+    def make(self) -> SafeRobot:
+        raise NotImplementedError
+
+    def test_observations_fit_the_spec(self) -> None:
+        with self.make() as robot:
+            robot.reset(np.random.default_rng(0))
+            self._check(robot.observe(), robot.spec)
+
+    def test_time_runs_at_the_declared_rate(self) -> None:
+        with self.make() as robot:
+            robot.reset(np.random.default_rng(0))
+            times = []
+            for _ in range(4):
+                observation = robot.observe()
+                times.append(observation.time)
+                robot.send(self._hold(robot, observation))
+            np.testing.assert_allclose(np.diff(times), 1.0 / robot.spec.rate_hz, rtol=1e-6)
+
+    def test_what_is_admitted_is_float32_and_within_the_spec(self) -> None:
+        with self.make() as robot:
+            robot.reset(np.random.default_rng(0))
+            rng, low, high = np.random.default_rng(1), np.array(robot.spec.action.low), np.array(robot.spec.action.high)
+            for _ in range(5):
+                observation = robot.observe()
+                wild = rng.uniform(low - (high - low), high + (high - low)).astype(np.float32)
+                admitted = robot.send(Command(observation.time, wild, Source.SCRIPTED))
+                assert admitted.shape == (robot.spec.action.dim,)
+                assert admitted.dtype == np.float32
+                assert (admitted >= low.astype(np.float32)).all()
+                assert (admitted <= high.astype(np.float32)).all()
+
+    def test_nan_holds_the_arm_and_is_counted(self) -> None:
+        with self.make() as robot:
+            robot.reset(np.random.default_rng(0))
+            observation = robot.observe()
+            before = robot.governor.setpoint.q
+            admitted = robot.send(Command(observation.time, np.full(robot.spec.action.dim, np.nan, np.float32), Source.POLICY))
+            assert np.isfinite(admitted).all()
+            assert robot.governor.interventions["not_finite"] == 1
+            robot.observe()
+            np.testing.assert_allclose(robot.governor.setpoint.q, before, atol=1e-9)
+
+    def test_a_stop_is_latched_until_reset(self) -> None:
+        with self.make() as robot:
+            robot.reset(np.random.default_rng(0))
+            observation = robot.observe()
+            robot.stop("operator")
+            assert robot.stopped == "operator"
+            assert robot.governor.at_rest
+            robot.send(self._hold(robot, observation))
+            assert robot.governor.interventions["stopped"] == 1
+            robot.reset(np.random.default_rng(0))
+            assert robot.stopped is None
+
+    def test_the_same_seed_gives_the_same_start(self) -> None:
+        with self.make() as robot:
+            starts = []
+            for seed in (3, 4, 3):
+                robot.reset(np.random.default_rng(seed))
+                starts.append(robot.observe())
+            for name in robot.spec.state:
+                np.testing.assert_allclose(starts[0].state[name], starts[2].state[name], atol=1e-6)
+            different = [not np.array_equal(starts[0].state[n], starts[1].state[n]) for n in robot.spec.state]
+            assert any(different) or robot.world is None
+
+    def test_limits_hold_at_the_actuator_under_noise(self) -> None:
+        with self.make() as robot:
+            probe = LimitProbe.attach(robot)
+            robot.reset(np.random.default_rng(0))
+            rng, low, high = np.random.default_rng(2), np.array(robot.spec.action.low), np.array(robot.spec.action.high)
+            for _ in range(20):
+                robot.send(Command(robot.observe().time, rng.uniform(low, high).astype(np.float32), Source.POLICY))
+            assert probe.setpoints > 0
+            assert not probe.violations, probe.violations
+
+    def test_closing_twice_is_fine_and_using_it_closed_is_not(self) -> None:
+        robot = self.make()
+        robot.connect()
+        robot.close()
+        robot.close()
+        try:
+            robot.observe()
+        except HardwareError as error:
+            assert "not connected" in str(error)
+        else:
+            raise AssertionError("observe() worked on a closed robot")
+
+    def _hold(self, robot: SafeRobot, observation: Observation) -> Command:
+        setpoint = robot.governor.setpoint
+        action = robot.governor.kinematics.hold(setpoint.q, setpoint.gripper).astype(np.float32)
+        return Command(observation.time, action, Source.SCRIPTED)
+
+    def _check(self, observation: Observation, spec: RobotSpec) -> None:
+        assert set(observation.images) == set(spec.cameras)
+        assert set(observation.state) == set(spec.state)
+        for name, size in spec.cameras.items():
+            assert observation.images[name].shape == (*size, 3)
+            assert observation.images[name].dtype == np.uint8
+        for name, array in spec.state.items():
+            assert observation.state[name].shape == (array.dim,)
+            assert observation.state[name].dtype == np.float32
+            assert np.isfinite(observation.state[name]).all()
+
+
+class PilotContract:
+    """For a pilot. Override `make`, which also says for which robot, and with what to look at."""
+
+    def make(self) -> tuple[Pilot, RobotSpec, Observation]:
+        raise NotImplementedError
+
+    def test_a_decision_is_a_command_for_this_robot(self) -> None:
+        pilot, spec, observation = self.make()
+        pilot.reset()
+        command = pilot.decide(observation)
+        assert isinstance(command.source, Source)
+        assert np.shape(command.action) == (spec.action.dim,)
+        assert np.isfinite(command.action).all()
+        assert command.time >= observation.time
+        assert all(np.isfinite(value) for value in command.notes.values())
+
+    def test_it_can_start_over(self) -> None:
+        pilot, spec, observation = self.make()
+        for _ in range(2):
+            pilot.reset()
+            assert np.shape(pilot.decide(observation).action) == (spec.action.dim,)
