@@ -1,0 +1,81 @@
+"""What every encoder shares: its config builds it, one network per camera, uint8 becomes float here and nowhere else."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from robolearn.core.errors import UserError
+from robolearn.core.types import Encoder
+
+Sizes = Mapping[str, tuple[int, int]]  # camera -> (height_px, width_px)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    frozen: bool = False  # never trained with the policy; its features are computed once and cached
+    weights: str = ""  # a local file, else an address on a hub; empty: none
+
+    def build(self, cameras: Sizes) -> CameraEncoder:
+        """The network without its weights: a checkpoint brings its own, `load_weights` fetches them."""
+        raise NotImplementedError
+
+
+class CameraEncoder(Encoder):
+    """One network per camera, features side by side in the order of `cameras`.
+
+    In training mode every sample is cropped at random (its time steps alike) to `crop` of its size, in eval mode in
+    the centre: the one augmentation that mattered for cloning (Mandlekar et al., CoRL 2021, section 5.3). Crops are drawn
+    from `generator`, or torch's own where it is None.
+    """
+
+    def __init__(self, cameras: Sizes, crop: float = 1.0):
+        super().__init__()
+        if not cameras:
+            raise ValueError("encoder: no cameras; an encoder needs at least one")
+        if not 0.5 <= crop <= 1.0:
+            raise ValueError(f"encoder: crop {crop}; expected 0.5 to 1.0 of the image")
+        self.cameras, self.crop = {k: (int(v[0]), int(v[1])) for k, v in cameras.items()}, crop
+        self.generator: torch.Generator | None = None
+
+    def load_weights(self, weights: str) -> str:
+        """Fill the network from a local file or a hub and say which. Raises UserError that names both where neither works."""
+        raise UserError(
+            f"encoder.weights: '{weights}': {type(self).__name__} has no public weights; leave it empty to pretrain on the dataset"
+        )
+
+    @abstractmethod
+    def encode(self, camera: str, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:
+        """Features of one camera from pixels in [0, 1], already cropped."""
+
+    def crop_size(self, camera: str) -> tuple[int, int]:
+        height, width = self.cameras[camera]
+        return round(height * self.crop), round(width * self.crop)
+
+    def forward(self, images: Mapping[str, UInt8[Tensor, "B T 3 H W"]]) -> Float[Tensor, "B T E"]:
+        if missing := [name for name in self.cameras if name not in images]:
+            raise ValueError(f"encoder: no images of camera '{missing[0]}'; got {sorted(images)}")
+        return torch.cat([self._camera(name, images[name]) for name in self.cameras], dim=-1)
+
+    def _camera(self, name: str, images: Tensor) -> Tensor:
+        if (got := tuple(images.shape[-2:])) != self.cameras[name]:
+            raise ValueError(f"encoder: camera '{name}' is {got} px (height, width); expected {self.cameras[name]}")
+        batch, steps = images.shape[:2]
+        images = self._crop(name, images).flatten(0, 1)
+        return self.encode(name, images.float() / 255).float().unflatten(0, (batch, steps))
+
+    def _crop(self, name: str, images: Tensor) -> Tensor:
+        (height, width), (high, wide) = self.crop_size(name), self.cameras[name]
+        if (height, width) == (high, wide):
+            return images
+        if not self.training:
+            return transforms.center_crop(images, [height, width])
+        top = torch.randint(high - height + 1, (len(images),), generator=self.generator).tolist()
+        left = torch.randint(wide - width + 1, (len(images),), generator=self.generator).tolist()
+        return torch.stack([transforms.crop(x, t, s, height, width) for x, t, s in zip(images, top, left, strict=True)])

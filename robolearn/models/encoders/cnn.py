@@ -1,0 +1,47 @@
+"""A small convolutional network with a spatial softmax: trained with the policy, or by self-supervision and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robolearn.models.encoders.base import CameraEncoder, EncoderConfig, Sizes
+from robolearn.models.encoders.spatial import SpatialSoftmax
+
+
+@dataclass(frozen=True)
+class SmallCnnConfig(EncoderConfig):
+    channels: tuple[int, ...] = (32, 32, 32)  # of the layers before the keypoint maps
+    strides: tuple[int, ...] = (2, 2, 1)
+    keypoints: int = 32  # per camera; two features each
+    crop: float = 0.875  # random in training, centre otherwise; 84 of 96 px
+
+    def build(self, cameras: Sizes) -> SmallCnn:
+        return SmallCnn(cameras, self.channels, self.strides, self.keypoints, self.crop)
+
+
+class SmallCnn(CameraEncoder):
+    """Convolutions (GroupNorm: a moving average of weights and BatchNorm do not mix), then K keypoints per camera."""
+
+    def __init__(self, cameras: Sizes, channels: Sequence[int], strides: Sequence[int], keypoints: int, crop: float):
+        super().__init__(cameras, crop)
+        if len(channels) != len(strides):
+            raise ValueError(f"encoder: {len(channels)} channels {tuple(channels)} but {len(strides)} strides {tuple(strides)}")
+        self.nets = nn.ModuleDict({name: _net(channels, strides, keypoints) for name in self.cameras})
+        self.out_dim = 2 * keypoints * len(self.cameras)
+
+    def encode(self, camera: str, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:
+        return self.nets[camera](images - 0.5)
+
+
+def _net(channels: Sequence[int], strides: Sequence[int], keypoints: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    last = 3
+    for width, stride in zip(channels, strides, strict=True):
+        kernel = 5 if stride > 1 else 3
+        layers += [nn.Conv2d(last, width, kernel, stride, kernel // 2), nn.GroupNorm(width // 8, width), nn.ReLU(inplace=True)]
+        last = width
+    return nn.Sequential(*layers, nn.Conv2d(last, keypoints, 3, padding=1), SpatialSoftmax())
