@@ -1,0 +1,49 @@
+"""Everyone's files: one module for each format, `matches(path) -> bool` and `read(path) -> (RobotSpec, Iterator[Episode])`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from hardware.types import RobotSpec
+from robolearn.core.errors import UserError
+from robolearn.data.episode import Episode
+
+FORMATS = ("diffusion_policy_zarr",)
+
+
+def locate(path: str | Path, format: str | None = None) -> tuple[Path, str]:
+    """(the dataset, its format): `path` itself, or the one dataset that lies right in the folder `path`. Told by content, not by name.
+
+    UserError: nothing there, not recognised, more than one, unknown `format`.
+    """
+    path = Path(path)
+    if format is not None and format not in FORMATS:
+        raise UserError(f"format: {format!r}; valid: {', '.join(FORMATS)}")
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    names = [format] if format else FORMATS
+    for candidates in ([path], sorted(path.iterdir()) if path.is_dir() else []):
+        found = [(candidate, name) for candidate in candidates for name in names if _module(name).matches(candidate)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"{path}: holds {len(found)} datasets ({', '.join(c.name for c, _ in found)}); name one of them")
+    raise UserError(f"{path}: not in a format that is read here; valid: {', '.join(names)}")
+
+
+def recognise(path: str | Path) -> str:
+    """The format's name."""
+    return locate(path)[1]
+
+
+def read(path: str | Path, format: str | None = None) -> tuple[RobotSpec, Iterator[Episode]]:
+    """Open a dataset in any known format. The iterator may know how many episodes are left (operator.length_hint)."""
+    where, name = locate(path, format)
+    return _module(name).read(where)
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(f"{__name__}.{name}")  # only now: h5py, simulators and codecs are for those who need them
