@@ -1,0 +1,160 @@
+"""robosuite's tasks on a Panda as a body: `robosuite:Lift` and its siblings."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hardware.clock import SimClock
+from hardware.governor import Governor, Limits
+from hardware.kinematics import Box
+from hardware.robot import SafeRobot
+from hardware.mujoco.gl import missing_gl
+from hardware.types import ArmState, ArraySpec, HardwareError, RobotSpec
+
+if TYPE_CHECKING:
+    from hardware import RobotConfig
+    from hardware.mujoco.render import Renderer
+    from hardware.mujoco.scene import Scene
+
+ENVIRONMENTS = ("Lift", "Stack", "Door", "NutAssembly", "NutAssemblySquare", "NutAssemblyRound", "PickPlace", "PickPlaceCan", "PickPlaceMilk")
+WRIST = "robot0_eye_in_hand"  # robosuite's name for what is called `wrist` here
+CAMERAS = ("agentview", "wrist", "frontview", "sideview", "birdview", "robotview")
+TOOL_SITE = "gripper0_right_grip_site"
+SPEED = 0.25  # m/s per axis at most: an unhurried hand; about a third of what the joints could do, so that straight lines stay straight
+SETTLE_S = 0.3  # after a reset: objects come to rest, the gripper opens
+TRACKING_ERROR = 0.25  # rad between target and measured joint: free motion at full speed needs 0.15
+# Tool centre. The table top is at 0.8 m, the tilted hand's fingertips end 10 mm below the tool centre, 10 mm stay as a reserve.
+TABLE_BOX = Box(np.array([-0.25, -0.25, 0.82]), np.array([0.20, 0.25, 1.15]))
+ROOM_BOX = Box(np.array([-0.40, -0.60, 0.82]), np.array([0.35, 0.60, 1.30]))
+
+
+class RobosuiteWorld:
+    """What only the simulator knows: a new start, the reward, success, where things are."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """robosuite's own placement and joint noise, drawn from `rng`; then a moment to settle, the gripper open."""
+        env = self.scene.env
+        # The environment, its samplers and its robot share one generator: give that one a new state.
+        env.rng.bit_generator.state = np.random.default_rng(int(rng.integers(2**63))).bit_generator.state
+        env.reset()
+        self.scene.control(self.scene.data.qpos[self.scene.qpos_index], 1.0)
+        self.scene.advance(SETTLE_S)
+
+    def reward(self) -> float:
+        """robosuite's shaped reward, 0..1; Lift: reaching, grasping, and 1.0 once lifted."""
+        return float(self.scene.env.reward())
+
+    def success(self) -> bool:
+        return bool(self.scene.env._check_success())
+
+    def privileged(self) -> dict[str, np.ndarray]:
+        """`<object>_pos` (3,) [m] and `<object>_quat` (4,) wxyz of every object, `tool_pos` (3,) [m]."""
+        data = self.scene.data
+        state = {"tool_pos": data.site(TOOL_SITE).xpos.copy()}
+        for thing in self.scene.env.model.mujoco_objects:
+            body = data.body(thing.root_body)
+            state[f"{thing.name}_pos"], state[f"{thing.name}_quat"] = body.xpos.copy(), body.xquat.copy()
+        return state
+
+    def restore(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
+        """Put the whole scene into a recorded state: qpos (nq,), qvel (nv,) in the model's order."""
+        import mujoco
+
+        self.scene.data.qpos[:], self.scene.data.qvel[:] = qpos, qvel
+        mujoco.mj_forward(self.scene.model, self.scene.data)
+
+
+class SceneCamera:
+    """One named camera of the scene."""
+
+    def __init__(self, renderer: Renderer, camera: int) -> None:
+        self._renderer, self._camera, self.size = renderer, camera, renderer.size
+
+    def read(self) -> np.ndarray:
+        return self._renderer.render(self._camera)
+
+
+def spec(config: RobotConfig) -> RobotSpec:
+    """Known without starting the simulator."""
+    environment = config.variant or "Lift"
+    if environment not in ENVIRONMENTS:
+        raise HardwareError(f"RobotConfig.body: {config.body!r}; valid: {', '.join(f'robosuite:{e}' for e in ENVIRONMENTS)}")
+    cameras = ("agentview", "wrist") if config.cameras is None else config.cameras
+    for name in cameras:
+        if name not in CAMERAS:
+            raise HardwareError(f"RobotConfig.cameras: {name!r}; valid: {', '.join(CAMERAS)}")
+    size = 84 if config.image_size is None else config.image_size
+    if not 16 <= size <= 2048:
+        raise HardwareError(f"RobotConfig.image_size: {size} px; valid: 16 to 2048")
+    rate = 10.0 if config.rate_hz is None else config.rate_hz
+    step = SPEED / rate
+    joints = tuple(f"joint{i}" for i in range(1, 8))
+    low, high = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973), (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
+    return RobotSpec(
+        name=f"robosuite:{environment}",
+        cameras={name: (size, size) for name in cameras},
+        state={
+            "joint_pos": ArraySpec(joints, ("rad",) * 7, low, high),
+            "ee_pos": ArraySpec(("x", "y", "z"), ("m",) * 3, tuple(ROOM_BOX.low.tolist()), tuple(ROOM_BOX.high.tolist())),
+            "gripper": ArraySpec(("opening",), ("1",), (0.0,), (1.0,)),
+        },
+        action=ArraySpec(("dx", "dy", "dz", "gripper"), ("m", "m", "m", "1"), (-step, -step, -step, 0.0), (step, step, step, 1.0)),
+        action_mode="ee_delta",
+        rate_hz=rate,
+    )
+
+
+def build(config: RobotConfig) -> SafeRobot:
+    """Start the simulator. Raises HardwareError: an unknown task or camera, no OpenGL."""
+    robot_spec = spec(config)
+    environment = robot_spec.name.partition(":")[2]
+    try:
+        import mujoco  # noqa: F401  (loads OpenGL)
+    except (ImportError, AttributeError, OSError) as error:
+        raise missing_gl() from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations among robosuite's dependencies: nothing a user could mend
+        from hardware.mujoco.arm import MujocoArm
+        from hardware.mujoco.kinematics import EeDelta
+        from hardware.mujoco.render import Renderer
+        from hardware.mujoco.scene import Scene
+
+        scene = Scene(environment)
+    clock = SimClock(scene.advance)
+    cameras, renderer = {}, None
+    if robot_spec.cameras:
+        renderer = Renderer(scene.model, scene.data, next(iter(robot_spec.cameras.values())))
+        cameras = {name: SceneCamera(renderer, scene.model.camera(_robosuite_name(name)).id) for name in robot_spec.cameras}
+    arm = MujocoArm(scene, clock, renderer)
+    kinematics = EeDelta(scene.model, scene.joint_ids, TOOL_SITE, scene.home)
+    limits = Limits(
+        workspace=_workspace(config, environment),
+        position_margin=0.02,
+        tracking_error=np.full(7, TRACKING_ERROR),
+        stale_s=0.5 if config.stale_s is None else config.stale_s,
+    )
+    governor = Governor(arm.spec, limits, robot_spec.action, kinematics, 1.0 / robot_spec.rate_hz)
+
+    def read_state(state: ArmState) -> dict[str, np.ndarray]:
+        return {"joint_pos": state.q, "ee_pos": kinematics.position(state.q), "gripper": np.array([state.gripper])}
+
+    return SafeRobot(robot_spec, arm, cameras, clock, governor, read_state, RobosuiteWorld(scene))
+
+
+def _workspace(config: RobotConfig, environment: str) -> Box:
+    box = TABLE_BOX if environment in ("Lift", "Stack") else ROOM_BOX
+    low = box.low if config.workspace_low is None else np.array(config.workspace_low)
+    high = box.high if config.workspace_high is None else np.array(config.workspace_high)
+    if not (low < high).all():
+        raise HardwareError(f"RobotConfig.workspace_low: {low.tolist()} m; must lie below workspace_high {high.tolist()} m")
+    return Box(low, high)
+
+
+def _robosuite_name(camera: str) -> str:
+    return {"wrist": WRIST, "robotview": "robot0_robotview"}.get(camera, camera)
