@@ -7,7 +7,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo   the main job, end to end; the report's place is its last line   (ARGS='--seed 1' passes options)"
 	@echo "make test   the tests                                                       (ARGS='tests/core -x' passes options)"
-	@echo "make bench  the measurements of benchmarks/                                 (BENCH=name runs one)"
+	@echo "make bench  the measurements of benchmarks/                                 (BENCH=name: one of them)"
 	@echo "make lint   style, types, layers"
 	@echo "make lock   compile requirements.lock from pyproject.toml"
 	@echo "make clean  remove .venv and caches; datasets and runs stay"
@@ -20,6 +20,12 @@ demo: setup
 
 test: setup
 	@$(BIN)/python -m pytest $(ARGS) </dev/null
+
+bench: setup
+	@for script in benchmarks/$(if $(BENCH),$(BENCH),*).py; do \
+	    [ -e "$$script" ] || { echo "bench: BENCH: '$(BENCH)' is not a benchmark; valid: $(notdir $(basename $(wildcard benchmarks/*.py)))" >&2; exit 2; }; \
+	    echo "bench: $$script"; $(BIN)/python "$$script" $(ARGS) || exit $$?; \
+	done
 
 # Every step runs even where one before it failed.
 lint: setup
