@@ -66,5 +66,9 @@ def test_the_lock_pins_with_hashes_and_names_no_host() -> None:
 def test_no_file_knows_this_machine() -> None:
     shared = "/".join(["shared", "data"])
     knows = re.compile(rf"(?<![\w.])/(work|root|home/\w+)/|{shared}")
-    found = [str(p.relative_to(ROOT)) for p in tracked("*.py", "*.md", "*.yaml", "*.toml", "*.lock", "Makefile", ".ci/*") if knows.search(p.read_text())]
+    found = [
+        str(p.relative_to(ROOT))
+        for p in tracked("*.py", "*.md", "*.yaml", "*.toml", "*.lock", "Makefile", ".ci/*")
+        if knows.search(p.read_text())
+    ]
     assert set(found) <= {".ci/run", "tests/test_architecture.py"}
