@@ -7,20 +7,18 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from hardware.robot import SafeRobot
 from hardware.types import Pilot
 from robolearn.core.errors import UserError
 from robolearn.data.episode import Episode
 from robolearn.evaluation.statistics import mean_interval, success_interval
 from robolearn.evaluation.video import write_video
 from robolearn.runtime.rollout import rollout
-
-if TYPE_CHECKING:
-    from hardware.robot import SafeRobot
-    from robolearn.tasks.task import Task
+from robolearn.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,7 @@ class Trial:
     wall_s: float
     sim_s: float
     inference_ms: float | None  # mean over the decisions that ran the policy
+    flown_by: str  # who the pilot was: a checkpoint's digest
 
 
 @dataclass(frozen=True)
@@ -92,20 +91,26 @@ def evaluate(
     seed: int,
     videos: int = 0,
     out: Path | None = None,
-    on_episode: Callable[[Trial, Episode], None] | None = None,
+    flown_by: str = "",
+    on_episode: Callable[[Trial, Episode | None], None] | None = None,
 ) -> Evaluation:
     """Fly `trials` episodes; trial i starts from np.random.default_rng([seed, i]).
 
-    out: folder for trials.jsonl and the first `videos` episodes as videos/trial_000.mp4; trials found there are not
-    flown again, so an interrupted evaluation continues. A pilot with `seed(int)` is reseeded for each trial.
+    A pilot with `seed(int)` is reseeded for each trial. out: folder for trials.jsonl and the first `videos` episodes as
+    videos/trial_000.mp4; trials found there are not flown again, so an interrupted evaluation continues. flown_by: who the
+    pilot is, such as a checkpoint's digest; UserError where the trials found are someone else's. on_episode: called with
+    each trial and its episode, None for one found there.
     """
     if trials < 1:
         raise UserError(f"evaluate: trials is {trials}; expected at least 1")
-    done = read_trials(out / "trials.jsonl", seed) if out is not None else []
+    done = read_trials(out / "trials.jsonl", seed, flown_by) if out is not None else []
+    if on_episode is not None:
+        for trial in done[:trials]:
+            on_episode(trial, None)
     for index in range(len(done), trials):
         reseed(pilot, seed, index)
         episode = rollout(robot, pilot, task, np.random.default_rng([seed, index]))
-        trial = _trial(episode, robot.spec.rate_hz, seed, index)
+        trial = _trial(episode, robot.spec.rate_hz, seed, index, flown_by)
         if out is not None:
             if index < videos and episode.images:
                 write_video(episode, out / "videos" / f"trial_{index:03d}.mp4", robot.spec.rate_hz)
@@ -122,7 +127,7 @@ def reseed(pilot: Pilot, seed: int, index: int) -> None:
         pilot.seed(int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def read_trials(path: Path, seed: int) -> list[Trial]:
+def read_trials(path: Path, seed: int, flown_by: str = "") -> list[Trial]:
     """The whole trials in a file; a last line cut short by a crash is removed."""
     if not path.exists():
         return []
@@ -138,10 +143,12 @@ def read_trials(path: Path, seed: int) -> list[Trial]:
     for index, trial in enumerate(trials):
         if (trial.seed, trial.index) != (seed, index):
             raise UserError(f"{path}: line {index + 1}: trial {trial.index} of seed {trial.seed}; expected trial {index} of seed {seed}")
+        if trial.flown_by != flown_by:
+            raise UserError(f"{path}: line {index + 1}: flown by {trial.flown_by!r}; expected {flown_by!r}")
     return trials
 
 
-def _trial(episode: Episode, rate_hz: float, seed: int, index: int) -> Trial:
+def _trial(episode: Episode, rate_hz: float, seed: int, index: int, flown_by: str) -> Trial:
     meta = episode.meta
     inference = episode.notes.get("inference_ms")
     planned = episode.notes.get("chunk_position")
@@ -159,6 +166,7 @@ def _trial(episode: Episode, rate_hz: float, seed: int, index: int) -> Trial:
         wall_s=meta["wall_s"],
         sim_s=len(episode) / rate_hz,
         inference_ms=None if ran is None else float(np.nanmean(ran)),
+        flown_by=flown_by,
     )
 
 

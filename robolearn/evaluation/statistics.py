@@ -18,7 +18,7 @@ def success_interval(successes: int, trials: int, confidence: float = 0.95) -> I
     return float(interval.low), float(interval.high)
 
 
-def mean_interval(values: Sequence[float], seed: int = 0, confidence: float = 0.95) -> Interval:
+def mean_interval(values: Sequence[float] | np.ndarray, seed: int = 0, confidence: float = 0.95) -> Interval:
     """Bootstrap interval (percentile, 9999 resamples) of a mean; for returns and coverages, which are not yes or no."""
     sample = np.asarray(values, dtype=np.float64)
     if len(sample) < 2 or np.ptp(sample) == 0:  # nothing to resample

@@ -6,16 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from hardware.robot import SafeRobot
 from hardware.types import Command, Observation, Pilot
 from robolearn.data.episode import Episode
-
-if TYPE_CHECKING:
-    from hardware.robot import SafeRobot
-    from robolearn.tasks.task import Outcome, Task
+from robolearn.tasks import Outcome, Task
 
 
 @dataclass(frozen=True)

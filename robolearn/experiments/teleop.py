@@ -1,0 +1,162 @@
+"""Drive a robot and record every finished episode straight into a store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import hardware
+from hardware import RobotConfig
+from hardware.robot import SafeRobot
+from hardware.teleop.keyboard import Keyboard
+from hardware.teleop.keys import TerminalKeys
+from hardware.teleop.leader import Calibration, LeaderArm
+from hardware.teleop.operator import Operator
+from hardware.teleop.spacemouse import SpaceMouse
+from hardware.types import Pilot
+from robolearn.core.errors import UserError
+from robolearn.core.run import Run, require_free
+from robolearn.data.episode import Episode
+from robolearn.data.store import EpisodeStore
+from robolearn.evaluation.video import write_video
+from robolearn.runtime.rollout import Step, rollout
+from robolearn.tasks import Task, operator_for, task_for
+
+_MIB_PER_EPISODE = 4.0  # frames compress about 5:1; a run that cannot end should not start
+
+
+@dataclass(frozen=True)
+class LeaderConfig:
+    """A leader arm (SO-101 servos on a serial port)."""
+
+    port: str = "/dev/ttyACM0"
+    calibration: Path = Path("leader.json")
+    """Made with: python -m hardware.teleop.leader PORT leader.json"""
+    scale: float = 1.0
+    """Robot metres per leader metre."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Record demonstrations. A person ends an episode with s (success), f (failure), r (redo), q (quit)."""
+
+    out: Path = Path("runs/demo/teleop")
+    """Artefact folder: dataset.zarr, metrics.jsonl, videos/."""
+    robot: RobotConfig = RobotConfig(body="robosuite:Lift")
+    pilot: Literal["scripted", "keyboard", "spacemouse", "leader"] = "scripted"
+    """Who drives. scripted: a program that sees the simulator's state; files and reports always call it that."""
+    episodes: int = 40
+    """Episodes the store shall hold in the end."""
+    seed: int = 0
+    """Start (and scripted noise) of episode i: [seed, i]."""
+    videos: int = 2
+    """Film the first this many episodes."""
+    leader: LeaderConfig = LeaderConfig()
+    overwrite: bool = False
+    """Discard what another config left in `out`."""
+
+
+def run(config: Config) -> None:
+    """Ctrl-C stops the robot first; finished episodes are on the disk by then and the same command goes on after them."""
+    console = Console(stderr=True)
+    folder = Run(config.out, config, config.overwrite)
+    if folder.finished():
+        console.print(f"{config.out}: already complete")
+        return
+    if config.episodes < 1:
+        raise UserError(f"episodes: {config.episodes}; expected at least 1")
+    task = task_for(config.robot.body)
+    with ExitStack() as stack:
+        robot = stack.enter_context(hardware.open(config.robot))
+        pilot_for = _pilot_for(config, robot, stack)
+        stack.enter_context(folder)
+        require_free(config.out, _MIB_PER_EPISODE * min(config.episodes, 8))
+        store = stack.enter_context(_store(config, robot, task))
+        complete = _record(config, robot, pilot_for, task, store, folder, console)
+        lengths, won = store.lengths, [store.meta(i)["success"] for i in range(len(store))]
+        if complete:
+            folder.finish(episodes=len(won), rows=int(lengths.sum()), successes=sum(won), pilot=config.pilot, task=task.name)
+    ending = "" if complete else "; quit before the end, the same command continues"
+    console.print(f"{config.out}: {len(won)} {config.pilot} episodes, {sum(won)} successful, {int(lengths.sum())} rows{ending}")
+
+
+def _record(
+    config: Config, robot: SafeRobot, pilot_for: Callable[[int], Pilot], task: Task, store: EpisodeStore, folder: Run, console: Console
+) -> bool:
+    """Fill the store up to `episodes`; False where the operator quit before."""
+    who = TextColumn(f"teleop ({config.pilot})")
+    columns = (who, BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=config.episodes, completed=len(store), state="")
+        while (index := len(store)) < config.episodes:
+
+            def on_step(step: Step) -> None:
+                if step.index % 5 == 0:
+                    progress.update(bar, state=f"row {step.index}, reward {step.outcome.reward:.2f}")
+
+            episode = rollout(robot, pilot_for(index), task, np.random.default_rng([config.seed, index]), on_step)
+            if episode.meta["verdict"] == "quit":
+                return False
+            if episode.meta["verdict"] == "discard":
+                progress.update(bar, state="discarded")
+                continue
+            meta = {**episode.meta, "operator": config.pilot, "seed": [config.seed, index], "instruction": task.instruction}
+            store.append(replace(episode, meta=meta))
+            _log(folder, index, episode)
+            if index < config.videos and episode.images:
+                write_video(episode, config.out / "videos" / f"episode_{index:03d}.mp4", robot.spec.rate_hz, config.pilot)
+            progress.update(bar, completed=len(store), state="success" if episode.success else "failure")
+    return True
+
+
+def _log(folder: Run, index: int, episode: Episode) -> None:
+    meta = episode.meta
+    folder.log(
+        kind="episode",
+        episode=index,
+        success=episode.success,
+        total_reward=meta["return"],
+        length=len(episode),
+        interventions=meta["interventions"],  # type: ignore[arg-type]
+        stopped=meta["stopped"],
+    )
+
+
+def _store(config: Config, robot: SafeRobot, task: Task) -> EpisodeStore:
+    """The store of this run, open for appending."""
+    path = config.out / "dataset.zarr"
+    if not path.exists():
+        return EpisodeStore.create(path, robot.spec, {"made_by": "robolearn teleop", "operator": config.pilot, "task": task.name})
+    store = EpisodeStore.open(path, "a")
+    if differences := store.spec.diff(robot.spec):
+        store.close()
+        raise UserError(f"{path}: recorded with another robot (store != robot): {'; '.join(differences)}")
+    return store
+
+
+def _pilot_for(config: Config, robot: SafeRobot, stack: ExitStack) -> Callable[[int], Pilot]:
+    """Who drives episode i. stack: lets go of a device, and gives the terminal back, however the run ends."""
+    if config.pilot == "scripted":
+        operator_for(robot, np.random.default_rng(0))  # refuses a body without one before anything is written
+        return lambda index: operator_for(robot, np.random.default_rng([config.seed, index, 1]))
+    device = stack.enter_context(_device(config, robot))
+    sys.stderr.write(f"{device.help}\n")
+    return lambda index: device
+
+
+def _device(config: Config, robot: SafeRobot) -> Operator:
+    keys = TerminalKeys() if sys.stdin.isatty() else None
+    match config.pilot:
+        case "keyboard":
+            return Keyboard(robot.spec)
+        case "spacemouse":
+            return SpaceMouse(robot.spec, keys)
+    return LeaderArm(robot.spec, config.leader.port, Calibration.load(config.leader.calibration), keys, config.leader.scale)
