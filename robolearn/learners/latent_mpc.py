@@ -96,7 +96,7 @@ class LatentMpc:
         scale = {"consistency": config.consistency_weight, "reward": config.reward_weight, "ends": config.reward_weight}
         loss = sum((scale.get(name, config.value_weight) * total for name, total in totals.items()), latents.new_zeros(())) / steps
         self._track_value_range(next_value[:, 0])
-        return loss, {f"model_{name}": float(total) / steps for name, total in totals.items()}
+        return loss, {f"model_{name}": float(total.detach()) / steps for name, total in totals.items()}
 
     @torch.no_grad()
     def advantage(self, batch: Batch) -> Tensor:
@@ -165,10 +165,11 @@ def _outcomes(batch: Batch, reward_shift: float) -> tuple[Tensor, Tensor, Tensor
 def _sequence(batch: Batch, history: int, steps: int) -> Obs:
     """The newest `history` observations and the `steps` that followed, as one sequence."""
     now, then = batch.obs, batch.future
-    if then is None or now.features is None or then.features is None:
-        raise ValueError("LatentMpc: batch holds no frozen features; make the windows with features_key")
-    features = torch.cat([now.features[:, -history:], then.features[:, :steps]], 1)
-    return Obs({}, torch.cat([now.state[:, -history:], then.state[:, :steps]], 1), features)
+    if then is None:
+        raise ValueError("LatentMpc: batch has no future; make the windows with future=True")
+    join = lambda a, b: torch.cat([a[:, -history:], b[:, :steps]], 1)  # noqa: E731
+    has_features = now.features is not None and then.features is not None  # a robot without cameras has none
+    return Obs({}, join(now.state, then.state), join(now.features, then.features) if has_features else None)
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:

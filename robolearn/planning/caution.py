@@ -31,9 +31,9 @@ class Caution:
 class Score:
     """All (N,), dimensionless: in units of the value range S."""
 
-    total: Float[Tensor, "N"]
-    critic_doubt: Float[Tensor, "N"]  # sum_t gamma^t std_i Q_i / S
-    model_doubt: Float[Tensor, "N"]  # sum_t gamma^t delta_t
+    total: Float[Tensor, " N"]
+    critic_doubt: Float[Tensor, " N"]  # sum_t gamma^t std_i Q_i / S
+    model_doubt: Float[Tensor, " N"]  # sum_t gamma^t delta_t
 
 
 def score(imagined: Imagined, discount: float, value_range: Tensor, spread_median: Tensor, caution: Caution) -> Score:

@@ -7,7 +7,7 @@ The score carries `caution`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -67,7 +67,8 @@ class Planner(Policy):
         self.spec, self.history, self.horizon = self.prior.spec, self.prior.history, config.search.horizon
         if self.horizon > self.prior.horizon:
             raise ValueError(f"search.horizon: {self.horizon} decisions; the prior proposes chunks of {self.prior.horizon}")
-        self.model = LatentWorldModel(config.model, self.spec, self.prior.feature_dim, self.history)
+        features = self.prior.encoder.out_dim if self.prior.encoder is not None else 0
+        self.model = LatentWorldModel(config.model, self.spec, features, self.history)
         self.register_buffer("release", torch.zeros(()))  # 0: search only around the prior; 1: free
         self.notes: dict[str, float] = {}
         self.generator = torch.Generator().manual_seed(0)
@@ -83,16 +84,15 @@ class Planner(Policy):
     @torch.no_grad()
     def act(self, obs: Obs) -> Float[Tensor, "B H A"]:
         """One plan per observation, in physical units. `notes` then holds what the planner thought of the last one."""
-        if obs.features is None:
-            obs = replace(obs, images={}, features=self.prior.features(obs))
-        singles = [Obs({}, obs.state[i : i + 1], obs.features[i : i + 1]) for i in range(len(obs.state))]  # type: ignore[index]
-        plans = torch.stack([self._plan(single) for single in singles])
-        return self.model.action_norm.unnormalize(plans)
+        features = self.prior.encode(obs)
+        rows = [slice(i, i + 1) for i in range(len(obs.state))]
+        plans = [self._plan(Obs({}, obs.state[row], None if features is None else features[row])) for row in rows]
+        return self.model.action_norm.unnormalize(torch.stack(plans))
 
     def _plan(self, obs: Obs) -> Float[Tensor, "H A"]:
         search = self.config.search
         z = self.model.encode(obs)
-        proposals = self.prior.sample(obs, search.proposals)[:, : self.horizon]
+        proposals = self.prior.sample(obs, search.proposals)[0, :, : self.horizon]
         proposals = self.model.action_norm.normalize(proposals).clamp(-1, 1)
         prior_mean, prior_std = proposals.mean(0), proposals.std(0).clamp(min=search.std_min)
         mean, std = prior_mean, torch.lerp(prior_std, prior_std.clamp(min=search.std_max), self.release)

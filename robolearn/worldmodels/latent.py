@@ -60,7 +60,8 @@ class LatentWorldModel(nn.Module):
         super().__init__()
         self.config, self.history = config, history
         latent, width, action = config.latent, config.width, spec.action.dim
-        self.feature_norm, self.state_norm, self.action_norm = Normalizer(feature_dim), Normalizer(spec.state_dim), Normalizer(action)
+        self.feature_norm = Normalizer(feature_dim, "gaussian") if feature_dim else None  # None: no cameras, state only
+        self.state_norm, self.action_norm = Normalizer(spec.state_dim), Normalizer(action)
         self.encoder = EnsembleMlp(1, history * (feature_dim + spec.state_dim), 2 * width, latent)
         self.twohot = TwoHot()
         self.dynamics = EnsembleMlp(config.dynamics, latent + action, width, latent)
@@ -82,9 +83,11 @@ class LatentWorldModel(nn.Module):
 
     def encode_sequence(self, obs: Obs) -> Float[Tensor, "B C L"]:
         """Every window of `history` consecutive observations to its latent, oldest first: C = T - history + 1."""
-        if obs.features is None:
-            raise ValueError("LatentWorldModel.encode: obs.features is missing; encode the images with the policy's encoder first")
-        x = torch.cat([self.feature_norm.normalize(obs.features), self.state_norm.normalize(obs.state)], -1)
+        x = self.state_norm.normalize(obs.state)
+        if self.feature_norm is not None:
+            if obs.features is None:
+                raise ValueError("LatentWorldModel: obs.features is missing; encode the images with the policy's encoder first")
+            x = torch.cat([self.feature_norm.normalize(obs.features), x], -1)
         windows = x.unfold(1, self.history, 1).transpose(-1, -2).flatten(2)  # (B, C, history * inputs)
         return self.simnorm(self.encoder.all(windows.flatten(0, 1))[0]).unflatten(0, windows.shape[:2])
 
@@ -117,7 +120,7 @@ class LatentWorldModel(nn.Module):
             target.lerp_(online, self.config.target_rate)
 
     @torch.no_grad()
-    def min_target(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N A"], generator: torch.Generator) -> Float[Tensor, "N"]:
+    def min_target(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N A"], generator: torch.Generator) -> Float[Tensor, " N"]:
         """Minimum over two target critics drawn at random (Chen et al. 2021, REDQ)."""
         pick = torch.randperm(self.config.critics, generator=generator)[:2]
         q = self.twohot.decode(self.target_critics.all(torch.cat([z, action], -1)))

@@ -7,6 +7,7 @@ import torch
 
 from hardware.types import ArraySpec, RobotSpec
 from robolearn.core.types import Batch, Obs
+from robolearn.learners.imitation import Imitation
 from robolearn.learners.latent_mpc import LatentMpc, LatentMpcConfig
 from robolearn.worldmodels.latent import LatentConfig, LatentWorldModel
 
@@ -14,8 +15,11 @@ SPEC = RobotSpec("point", {}, {"x": ArraySpec(("x",), ("m",), (-1,), (1,))}, Arr
 HORIZON = 5
 
 
-class KeepsWeights:
+class KeepsWeights(Imitation):
     """Stands where the policy's learner does, and shows what it was given."""
+
+    def __init__(self):
+        pass
 
     def update(self, batch: Batch) -> dict[str, float]:
         self.batch = batch
@@ -29,7 +33,7 @@ def learner() -> LatentMpc:
     for norm in (model.feature_norm, model.state_norm, model.action_norm):
         norm.fit(torch.tensor([[-1.0], [1.0]]))
     config = LatentMpcConfig(reward_shift=0.0, advantage_steps=HORIZON)
-    return LatentMpc(model, KeepsWeights(), config, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    return LatentMpc(model, KeepsWeights(), config, torch.Generator().manual_seed(0))
 
 
 def walk(rows: int, seed: int = 0) -> Batch:

@@ -1,0 +1,252 @@
+"""Safe online fine-tuning: a world model learned from the logs, a cautious planner, and the governor below both.
+
+The planner collects episodes around the offline policy; every update mixes old and new rows half and half. The result is
+a checkpoint like any other: a Planner that holds the fine-tuned policy.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+
+import hardware
+from hardware import RobotConfig
+from hardware.robot import SafeRobot
+from hardware.types import RobotSpec, Source
+from robolearn.core.checkpoint import load_policy, load_state, save_checkpoint, save_state
+from robolearn.core.errors import UserError
+from robolearn.core.run import Run
+from robolearn.core.types import Batch, concat
+from robolearn.data.store import EpisodeStore
+from robolearn.data.windows import Windows, split
+from robolearn.experiments.train import cache_features
+from robolearn.learners.imitation import Imitation, ImitationConfig
+from robolearn.learners.latent_mpc import LatentMpc, LatentMpcConfig
+from robolearn.planning.mppi import MppiConfig, Planner, PlannerConfig
+from robolearn.policies.diffusion import DiffusionPolicy
+from robolearn.runtime.policy_pilot import PolicyPilot
+from robolearn.runtime.rollout import rollout
+from robolearn.tasks import task_for
+from robolearn.worldmodels.latent import LatentConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fine-tune an offline diffusion policy on the robot it will run on."""
+
+    checkpoint: Path = Path("runs/demo/train/policy.pt")
+    """The offline diffusion policy (from `robolearn train`)."""
+    data: Path = Path("runs/demo/teleop/dataset.zarr")
+    """The store it was trained on."""
+    out: Path = Path("runs/demo/finetune")
+    """Artefact folder: online.zarr, planner.pt, metrics.jsonl, uncertainty.jsonl."""
+    robot: RobotConfig = RobotConfig(body="robosuite:Lift")
+    episodes: int = 25
+    """Online episodes to collect."""
+    seed: int = 0
+    pretrain_updates: int = 2500
+    """World-model updates on the offline store before the first online episode."""
+    model_updates: int = 60
+    """World-model updates after each online episode."""
+    policy_updates: int = 25
+    """Advantage-weighted policy updates after each online episode."""
+    batch_size: int = 128
+    """Rows per update; once online data exists, half of them are new."""
+    release_episodes: int = 50
+    """Online episodes until the planner's Gaussian is fully released from the policy's proposals."""
+    chunk: int = 3
+    """Actions executed per plan."""
+    held_out: float = 0.1
+    """Share of offline episodes kept from training, to calibrate the dynamics heads' spread."""
+    search: MppiConfig = MppiConfig()
+    model: LatentConfig = LatentConfig()
+    learner: LatentMpcConfig = LatentMpcConfig()
+    imitation: ImitationConfig = ImitationConfig(lr=1e-4, schedule="constant", warmup=1)
+    threads: int = 2
+    """torch CPU threads."""
+
+
+class Mixture:
+    """Batches of half old, half new rows (RLPD, Ball et al. 2023): all old while nothing is new."""
+
+    def __init__(self, old: Windows, size: int, rng: np.random.Generator):
+        self.old, self.size, self.rng = old, size, rng
+        self.new: Windows | None = None
+
+    def draw(self) -> Batch:
+        if self.new is None:
+            return self._draw(self.old, self.size)
+        return concat(self._draw(self.old, self.size - self.size // 2), self._draw(self.new, self.size // 2))
+
+    def _draw(self, windows: Windows, count: int) -> Batch:
+        return windows.batch(self.rng.integers(len(windows), size=count))
+
+
+def run(config: Config) -> dict:
+    """Pretrain the world model, fly and learn `episodes` times, write planner.pt. Resumes after the last finished episode."""
+    record = Run(config.out, config)
+    if record.finished():
+        return record.result()
+    torch.set_num_threads(config.threads)
+    robot_spec = hardware.spec_of(config.robot)
+    policy = load_policy(config.checkpoint, robot_spec)
+    if not isinstance(policy, DiffusionPolicy):
+        raise UserError(f"{config.checkpoint}: a {type(policy).__name__}; fine-tuning starts from a DiffusionPolicy")
+    store = EpisodeStore.open(config.data)
+    if differences := store.spec.diff(robot_spec):
+        raise UserError(f"{config.data}: recorded on another robot (data != robot): {'; '.join(differences)}")
+    with record, hardware.open(config.robot) as robot:
+        session = Session(config, record, policy, store)
+        session.pretrain()
+        with session.open_online(robot.spec) as online:
+            while session.episodes < config.episodes:
+                session.fly(robot, online)
+                session.learn(online)
+        save_checkpoint(config.out / "planner.pt", session.planner, session.planner.config, {"episodes": session.episodes})
+        result = session.summary()
+        record.finish(**result)
+    return result
+
+
+class Session:
+    """One fine-tuning: what is learned, what was flown, and how both are kept on disk."""
+
+    def __init__(self, config: Config, record: Run, policy: DiffusionPolicy, store: EpisodeStore):
+        self.config, self.record = config, record
+        torch.manual_seed(config.seed)  # the new heads' weights
+        self.planner = Planner(PlannerConfig(policy.config, config.model, config.search), policy.spec)
+        imitation = Imitation(copy.deepcopy(policy), config.imitation)
+        self.planner.prior = imitation.policy  # the averaged weights fly; the trained ones learn
+        self.planner.eval()
+        self.key = cache_features(self.planner.prior, store)
+        self.rng = np.random.default_rng(config.seed)
+        (train,), (held_out,) = split(store, config.held_out, np.random.default_rng(config.seed))
+        self.old, self.held_out = self._windows(store, train), self._windows(store, held_out)
+        self.mixture = Mixture(self.old, config.batch_size, self.rng)
+        self._fit_normalizers(store)
+        self.learner = LatentMpc(self.planner.model, imitation, config.learner, torch.Generator().manual_seed(config.seed))
+        self.episodes, self.pretrained = 0, False
+        self.flown: list[dict] = []
+        if self._state.exists():
+            self._load()
+
+    def pretrain(self) -> None:
+        """The world model alone, on the offline rows; the policy was trained before."""
+        config = self.config
+        if not self.pretrained:
+            with self.record.timed("pretrain"):
+                for step in track(range(config.pretrain_updates), "world model"):
+                    metrics = self.learner.update_model(self.mixture.draw())
+                    if step % 50 == 0 or step == config.pretrain_updates - 1:
+                        self.record.log(kind="pretrain", update=step, **metrics)
+                self.learner.calibrate(self.held_out.batch(np.arange(len(self.held_out))))
+            self.pretrained = True
+            self._save()
+
+    def open_online(self, spec: RobotSpec) -> EpisodeStore:
+        path = self.config.out / "online.zarr"
+        if path.exists():
+            return EpisodeStore.open(path, "a")
+        return EpisodeStore.create(path, spec, {"source": "robolearn finetune", "checkpoint": str(self.config.checkpoint)})
+
+    def fly(self, robot: SafeRobot, online: EpisodeStore) -> None:
+        """One exploring episode into the store; one that was stored before a crash is not flown again."""
+        index = self.episodes
+        if index < len(online):
+            return
+        planner, config = self.planner, self.config
+        planner.release.fill_(min(1.0, index / max(1, config.release_episodes)))
+        planner.explore = True
+        pilot = PolicyPilot(planner, config.chunk, seed=config.seed + index, source=Source.PLANNER)
+        with self.record.timed("fly"):
+            episode = rollout(robot, pilot, task_for(config.robot.body), np.random.default_rng([config.seed, index]))
+        planner.explore = False
+        doubt = episode.notes["uncertainty"]
+        self._log_doubt(index, doubt)
+        meta = {**episode.meta, "episode": index, "uncertainty": float(np.nanmean(doubt)), "uncertainty_max": float(np.nanmax(doubt))}
+        online.append(replace(episode, meta=meta))
+
+    def learn(self, online: EpisodeStore) -> None:
+        """Updates on half old, half new rows, then the session is saved: from here on the episode counts."""
+        config, meta = self.config, online.meta(self.episodes)
+        with self.record.timed("learn"):
+            cache_features(self.planner.prior, online)
+            self.mixture.new = self._windows(online, range(len(online)))
+            model = [self.learner.update_model(self.mixture.draw()) for _ in range(config.model_updates)]
+            policy = [self.learner.update_policy(self.mixture.draw()) for _ in range(config.policy_updates)]
+            self.learner.calibrate(self.held_out.batch(np.arange(len(self.held_out))))
+        row = {k: meta[k] for k in ("episode", "success", "return", "length", "uncertainty", "uncertainty_max", "interventions", "stopped")}
+        self.flown.append(row)
+        self.record.log(kind="episode", **row)
+        self.record.log(kind="update", episode=self.episodes, **mean_metrics(model), **mean_metrics(policy))
+        self.episodes += 1
+        self._save()
+
+    def summary(self) -> dict:
+        interventions = sum((Counter(row["interventions"]) for row in self.flown), Counter())
+        return {
+            "episodes": len(self.flown),
+            "successes": sum(row["success"] for row in self.flown),
+            "interventions": dict(interventions),
+            "steps": sum(row["length"] for row in self.flown),
+        }
+
+    def _windows(self, store: EpisodeStore, episodes: Sequence[int]) -> Windows:
+        prior = self.planner.prior
+        return Windows(
+            store,
+            prior.history,
+            prior.horizon,
+            cameras=tuple(prior.spec.cameras),
+            state_keys=tuple(prior.spec.state),
+            episodes=[episodes],
+            features_key=self.key,
+            images=False,
+            future=True,
+        )
+
+    def _fit_normalizers(self, store: EpisodeStore) -> None:
+        model = self.planner.model
+        if model.feature_norm is not None and self.key is not None:
+            model.feature_norm.fit(store.features(self.key))
+        model.state_norm.fit(self.old.lowdim("state"))
+        action = self.planner.spec.action  # the whole admitted range: the planner searches all of [-1, 1]
+        model.action_norm.fit(np.array([action.low, action.high]))
+
+    def _log_doubt(self, episode: int, doubt: np.ndarray) -> None:
+        with (self.config.out / "uncertainty.jsonl").open("a") as file:
+            for step, value in enumerate(doubt):
+                file.write(json.dumps({"episode": episode, "step": step, "uncertainty": float(value)}) + "\n")
+
+    @property
+    def _state(self) -> Path:
+        return self.config.out / "state.pt"
+
+    def _save(self) -> None:
+        save_state(
+            self._state,
+            {
+                "learner": self.learner.state_dict(),
+                "rng": json.dumps(self.rng.bit_generator.state),
+                "episodes": self.episodes,
+                "flown": self.flown,
+            },
+        )
+
+    def _load(self) -> None:
+        state = load_state(self._state)
+        self.learner.load_state_dict(state["learner"])
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.episodes, self.flown, self.pretrained = state["episodes"], state["flown"], True
+
+
+def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}
