@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ class Sampler:
         self._rng, self._weights = rng.spawn(1)[0], weights  # a stream of its own: whoever else draws from rng changes nothing here
         self._start_epoch()
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> Sampler:
         return self
 
     def __next__(self) -> np.ndarray:
@@ -119,7 +119,7 @@ class Batches(Iterator[Batch]):
         self._thread = None
         self._sampler.load_state_dict(self._state)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Batches:
         return self
 
     def __exit__(self, *_: object) -> None:

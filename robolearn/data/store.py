@@ -11,9 +11,10 @@ import json
 import os
 import re
 import shutil
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any
 
 import numpy as np
 import tensorstore
@@ -39,16 +40,19 @@ from robolearn.data.layout import (
 class EpisodeStore:
     """Episodes on disk, and all their rows as one compact sequence 0..rows (episode after episode, no gaps)."""
 
-    def __init__(self, path: Path, spec: RobotSpec, provenance: Mapping[str, Any], shard_rows: int, lock: IO | None) -> None:
+    def __init__(self, path: Path, spec: RobotSpec, provenance: Mapping[str, Any], shard_rows: int, lock: int | None) -> None:
         """Not for callers: use `create` or `open`."""
         self.path, self.spec, self.provenance = path, spec, dict(provenance)
-        self._shard_rows, self._lock = shard_rows, lock
+        self._shard_rows = shard_rows
         self._context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 1 << 26}})
         self._episodes, self._journal_bytes = read_journal(path / JOURNAL)
         self._arrays = {name: self._open_array(name) for name in arrays(spec, shard_rows)}
         self._columns: dict[str, np.ndarray] = {}
         self._held: dict[str, np.ndarray] = {}
         self._index()
+        self._unlock = weakref.finalize(self, _unlock, lock)
+        if lock is None:
+            self._unlock()
 
     @staticmethod
     def create(
@@ -96,17 +100,15 @@ class EpisodeStore:
             spec = RobotSpec.from_dict(from_json(attributes["spec"]))
             return EpisodeStore(path, spec, from_json(attributes["provenance"]), int(attributes["shard_rows"]), lock)
         except (KeyError, TypeError, ValueError) as error:
-            if lock:
-                lock.close()
+            if lock is not None:
+                os.close(lock)
             raise UserError(f"{path}: damaged store: {_first_line(error)}") from error
 
     def close(self) -> None:
         """Let another process write. Reading goes on working."""
-        if self._lock:
-            self._lock.close()
-            self._lock = None
+        self._unlock()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> EpisodeStore:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -148,7 +150,7 @@ class EpisodeStore:
 
         UserError, with the store as it was: an array that does not fit the spec, values that are not finite, a full disk.
         """
-        if self._lock is None:
+        if not self._unlock.alive:
             raise UserError(f"{self.path}: opened for reading; open it with mode 'a' to append")
         try:
             check_episode(episode, self.spec)
@@ -313,15 +315,25 @@ class EpisodeStore:
                 (self.path / name / ".".join(["c", str(shard), *["0"] * (array.ndim - 1)])).unlink(missing_ok=True)
 
 
-def _lock(path: Path) -> IO:
+def _lock(path: Path) -> int:
+    """A descriptor that holds the writer's lock until it is closed; the kernel frees it when the process dies."""
     try:
-        file = open(path / "writer.lock", "a")  # noqa: SIM115 - held until close(); the kernel frees it when the process dies
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle = os.open(path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise
     except BlockingIOError as error:
         raise UserError(f"{path}: another process is writing to this store; wait for it, or open the store with mode 'r'") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be written to: {error.strerror}") from error
-    return file
+    return handle
+
+
+def _unlock(handle: int | None) -> None:
+    if handle is not None:
+        os.close(handle)
 
 
 def _first_line(error: BaseException) -> str:
