@@ -65,7 +65,7 @@ def restrict(spec: RobotSpec, cameras: Sequence[str] | None = None, state: Seque
     )
 
 
-def split(stores: EpisodeStore | Sequence[EpisodeStore], fraction: float, rng: np.random.Generator) -> tuple[list, list]:
+def split(stores: EpisodeStore | Sequence[EpisodeStore], fraction: float | int, rng: np.random.Generator) -> tuple[list, list]:
     """Episode indices (train, validation), one array for each store: whole episodes, at least one in validation if there are two."""
     train, validation = [], []
     for store in [stores] if isinstance(stores, EpisodeStore) else stores:
@@ -99,7 +99,7 @@ class Windows:
         images: bool = True,
         future: bool = False,
         future_images: bool = False,
-        ram_limit_mb: float = 0,
+        ram_limit_mb: float | int = 0,
     ) -> None:
         self.stores = [stores] if isinstance(stores, EpisodeStore) else list(stores)
         self.spec = restrict(self.stores[0].spec, cameras, state_keys)
@@ -150,7 +150,9 @@ class Windows:
             future_mask=torch.from_numpy(ahead < self._end[rows][:, None]),
         )
 
-    def weights(self, episode: Callable[[Mapping[str, Any]], float] | None = None, mix: Sequence[float] | None = None) -> np.ndarray:
+    def weights(
+        self, episode: Callable[[Mapping[str, Any]], float | int] | None = None, mix: Sequence[float | int] | None = None
+    ) -> np.ndarray:
         """Sampling probability of each sample, float64 (len,), sum 1.
 
         episode: weight of a row by its episode's meta (default 1). mix: share of each store (default: by its rows).
