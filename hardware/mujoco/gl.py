@@ -19,7 +19,7 @@ def gl_context(width: int, height: int) -> Any:
 
 def missing_gl() -> HardwareError:
     packages = {"osmesa": "libosmesa6", "glfw": "libglfw3"}.get(_kind(), "libegl1 libgl1-mesa-dri")
-    return HardwareError(f"cameras: no off-screen OpenGL (MUJOCO_GL={_kind()}; valid: egl, osmesa); on Debian or Ubuntu: apt-get install {packages}")
+    return HardwareError(f"cameras: no off-screen OpenGL (MUJOCO_GL={_kind()}; valid: egl, osmesa); on Debian: apt-get install {packages}")
 
 
 def _kind() -> str:

@@ -58,9 +58,7 @@ class Renderer:
         self._gl.make_current()  # another scene's may be
         self._camera.fixedcamid = camera
         self._model.geom_group[self._visual[~self._seen(camera)]] = _HIDDEN_GROUP
-        mujoco.mjv_updateScene(
-            self._model, self._data, self._option, self._perturb, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
-        )
+        mujoco.mjv_updateScene(self._model, self._data, self._option, self._perturb, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene)
         self._model.geom_group[self._visual] = VISUAL_GROUP
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._context)

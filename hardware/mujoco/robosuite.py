@@ -10,8 +10,8 @@ import numpy as np
 from hardware.clock import SimClock
 from hardware.governor import Governor, Limits
 from hardware.kinematics import Box
-from hardware.robot import SafeRobot
 from hardware.mujoco.gl import missing_gl
+from hardware.robot import SafeRobot
 from hardware.types import ArmState, ArraySpec, HardwareError, RobotSpec
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from hardware.mujoco.render import Renderer
     from hardware.mujoco.scene import Scene
 
-ENVIRONMENTS = ("Lift", "Stack", "Door", "NutAssembly", "NutAssemblySquare", "NutAssemblyRound", "PickPlace", "PickPlaceCan", "PickPlaceMilk")
+NUTS = ("NutAssembly", "NutAssemblySquare", "NutAssemblyRound")
+ENVIRONMENTS = ("Lift", "Stack", "Door", *NUTS, "PickPlace", "PickPlaceCan", "PickPlaceMilk")
 WRIST = "robot0_eye_in_hand"  # robosuite's name for what is called `wrist` here
 CAMERAS = ("agentview", "wrist", "frontview", "sideview", "birdview", "robotview")
 TOOL_SITE = "gripper0_right_grip_site"
@@ -48,7 +49,7 @@ class RobosuiteWorld:
 
     def reward(self) -> float:
         """robosuite's shaped reward, 0..1; Lift: reaching, grasping, and 1.0 once lifted."""
-        return float(self.scene.env.reward())
+        return float(self.scene.env.reward(None))
 
     def success(self) -> bool:
         return bool(self.scene.env._check_success())
@@ -98,7 +99,7 @@ def spec(config: RobotConfig) -> RobotSpec:
     low, high = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973), (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
     return RobotSpec(
         name=f"robosuite:{environment}",
-        cameras={name: (size, size) for name in cameras},
+        cameras=dict.fromkeys(cameras, (size, size)),
         state={
             "joint_pos": ArraySpec(joints, ("rad",) * 7, low, high),
             "ee_pos": ArraySpec(("x", "y", "z"), ("m",) * 3, tuple(ROOM_BOX.low.tolist()), tuple(ROOM_BOX.high.tolist())),
@@ -133,27 +134,14 @@ def build(config: RobotConfig) -> SafeRobot:
         cameras = {name: SceneCamera(renderer, scene.model.camera(_robosuite_name(name)).id) for name in robot_spec.cameras}
     arm = MujocoArm(scene, clock, renderer)
     kinematics = EeDelta(scene.model, scene.joint_ids, TOOL_SITE, scene.home)
-    limits = Limits(
-        workspace=_workspace(config, environment),
-        position_margin=0.02,
-        tracking_error=np.full(7, TRACKING_ERROR),
-        stale_s=0.5 if config.stale_s is None else config.stale_s,
-    )
+    box = TABLE_BOX if environment in ("Lift", "Stack") else ROOM_BOX
+    limits = config.limits(Limits(workspace=box, position_margin=0.02, tracking_error=np.full(7, TRACKING_ERROR)))
     governor = Governor(arm.spec, limits, robot_spec.action, kinematics, 1.0 / robot_spec.rate_hz)
 
     def read_state(state: ArmState) -> dict[str, np.ndarray]:
         return {"joint_pos": state.q, "ee_pos": kinematics.position(state.q), "gripper": np.array([state.gripper])}
 
     return SafeRobot(robot_spec, arm, cameras, clock, governor, read_state, RobosuiteWorld(scene))
-
-
-def _workspace(config: RobotConfig, environment: str) -> Box:
-    box = TABLE_BOX if environment in ("Lift", "Stack") else ROOM_BOX
-    low = box.low if config.workspace_low is None else np.array(config.workspace_low)
-    high = box.high if config.workspace_high is None else np.array(config.workspace_high)
-    if not (low < high).all():
-        raise HardwareError(f"RobotConfig.workspace_low: {low.tolist()} m; must lie below workspace_high {high.tolist()} m")
-    return Box(low, high)
 
 
 def _robosuite_name(camera: str) -> str:

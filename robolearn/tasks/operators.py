@@ -1,0 +1,24 @@
+"""Scripted operators, by body. They see the simulator's state and are always recorded as SCRIPTED, never as a person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hardware.robot import SafeRobot
+from hardware.types import Pilot
+from robolearn.core.errors import UserError
+from robolearn.tasks.lift_operator import LiftOperator
+from robolearn.tasks.reach_operator import ReachOperator
+
+_OPERATORS: dict[str, Callable[[SafeRobot, np.random.Generator], Pilot]] = {"robosuite:Lift": LiftOperator, "fake": ReachOperator}
+
+
+def operator_for(robot: SafeRobot, rng: np.random.Generator) -> Pilot:
+    """The scripted operator for what `robot` is; all its noise, moods and mistakes come from `rng`. Raises UserError."""
+    try:
+        return _OPERATORS[robot.spec.name](robot, rng)
+    except KeyError:
+        message = f"pilot: no scripted operator for {robot.spec.name!r}; valid bodies: {', '.join(_OPERATORS)} (or fly it by hand)"
+        raise UserError(message) from None

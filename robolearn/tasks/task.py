@@ -1,0 +1,64 @@
+"""A task: how an episode starts, what it earns, when it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hardware.robot import SafeRobot
+from hardware.types import Observation
+from robolearn.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step led to. reward 0..1 per step; terminal: the task itself ended, which a time limit never means."""
+
+    reward: float
+    success: bool
+    terminal: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """reset, success and reward come from the body's world. On a real robot, which has none, the operator's word ends
+    an episode and earns nothing until then."""
+
+    name: str
+    instruction: str  # in words, stored with every episode
+    time_limit_s: float  # then the episode is truncated
+
+    def reset(self, robot: SafeRobot, rng: np.random.Generator) -> None:
+        """A new starting situation, drawn from `rng`; the arm at rest at its start."""
+        robot.reset(rng)
+
+    def judge(self, robot: SafeRobot, observation: Observation) -> Outcome:
+        """What the newest observation is worth. Success ends the episode."""
+        if robot.world is None:
+            return Outcome(0.0, False, False)
+        success = robot.world.success()
+        return Outcome(robot.world.reward(), success, terminal=success)
+
+
+_TASKS = {
+    "robosuite:Lift": Task("lift", "lift the red cube", 8.0),
+    "robosuite:Stack": Task("stack", "stack the red cube on the green one", 20.0),
+    "robosuite:Door": Task("door", "open the door", 20.0),
+    "robosuite:NutAssembly": Task("nut_assembly", "put each nut on its peg", 60.0),
+    "robosuite:NutAssemblySquare": Task("nut_assembly_square", "put the square nut on its peg", 30.0),
+    "robosuite:NutAssemblyRound": Task("nut_assembly_round", "put the round nut on its peg", 30.0),
+    "robosuite:PickPlace": Task("pick_place", "put each object into its bin", 80.0),
+    "robosuite:PickPlaceCan": Task("pick_place_can", "put the can into its bin", 30.0),
+    "robosuite:PickPlaceMilk": Task("pick_place_milk", "put the milk into its bin", 30.0),
+    "pusht": Task("pusht", "push the T onto its mark", 30.0),
+    "fake": Task("reach", "touch the target", 5.0),
+}
+
+
+def task_for(body: str) -> Task:
+    """The task of a body such as RobotConfig.body; `:state` asks for other observations, not another task. Raises UserError."""
+    try:
+        return _TASKS[body.removesuffix(":state")]
+    except KeyError:
+        raise UserError(f"body: {body!r} has no task; valid: {', '.join(_TASKS)}") from None
