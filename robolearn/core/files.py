@@ -28,12 +28,20 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)  # the rename itself must survive a power cut
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{path}: disk full: {len(data) / MIB:.1f} MiB needed, {free_mib(path):.1f} MiB free") from error
-        raise UserError(f"{path}: cannot write: {error.strerror}") from error
+        raise _refusal(path, error, len(data)) from error
     finally:
         with suppress(OSError):  # absent after the rename
             temporary.unlink()
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a log. Raises UserError; half a line may then stand at the end, which whoever resumes drops."""
+    data = (line + "\n").encode()
+    try:
+        with open(path, "ab") as file:
+            file.write(data)
+    except OSError as error:
+        raise _refusal(path, error, len(data)) from error
 
 
 def free_mib(path: Path) -> float:
@@ -49,6 +57,12 @@ def require_free(path: Path, needed_mib: float) -> None:
     free = free_mib(path)
     if free < needed_mib:
         raise UserError(f"{path}: disk full: {needed_mib:.0f} MiB needed, {free:.0f} MiB free")
+
+
+def _refusal(path: Path, error: OSError, size: int) -> UserError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"{path}: disk full: {size / MIB:.1f} MiB needed, {free_mib(path):.1f} MiB free")
+    return UserError(f"{path}: cannot write: {error.strerror}")
 
 
 def _sync_folder(folder: Path) -> None:

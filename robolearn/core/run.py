@@ -20,7 +20,7 @@ import yaml
 
 from robolearn.core.config import read_yaml, save_config, to_dict
 from robolearn.core.errors import UserError
-from robolearn.core.files import free_mib, require_free, write_atomic
+from robolearn.core.files import append_line, free_mib, require_free, write_atomic
 
 __all__ = ["Run", "free_mib", "read_metrics", "require_free"]
 
@@ -86,12 +86,11 @@ class Run:
     def log(self, **scalars: Any) -> None:
         """Append one row of numbers and words to metrics.jsonl; `seconds` is added."""
         row = {name: _plain(value) for name, value in scalars.items()} | {"seconds": round(self.seconds, 3)}
-        with open(self._metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self._metrics, json.dumps(row))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to `stages[stage]` of done.json."""
+        """Add the time spent inside, by this process, to `stages[stage]` of done.json."""
         start = time.monotonic()
         try:
             yield

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from robolearn.core.errors import UserError
-from robolearn.core.files import write_atomic
+from robolearn.core.files import append_line, write_atomic
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -40,3 +40,9 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file/x: cannot write: Not a directory|file/x: cannot write: File exists"):
         write_atomic(tmp_path / "file" / "x", b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_log_on_a_full_disk_is_named() -> None:
+    with pytest.raises(UserError, match=r"/dev/full: disk full: 0\.0 MiB needed, .* MiB free"):
+        append_line(Path("/dev/full"), "x")
