@@ -21,7 +21,7 @@ class Limits:
     """What the governor enforces on top of ArmSpec. Lengths in the body's unit (metres for real arms), times in seconds."""
 
     workspace: Box | None = None  # for the end effector
-    workspace_tolerance: float = 0.01  # a setpoint further outside than this, moving outward, starts a stop
+    workspace_tolerance: float = 0.01  # the arm brakes before it would come to rest further outside than this
     position_margin: float = 0.0  # targets stay this far inside q_min..q_max, joint units
     tracking_error: np.ndarray | None = None  # largest |commanded target - measured| per joint (J,): bounds contact force
     stale_s: float = 0.5  # without an admitted command for this long: stop
@@ -43,9 +43,10 @@ class Setpoint:
 class Governor:
     """Commands in, setpoints out; every limit holds on every setpoint.
 
-    A command becomes a waypoint to reach one decision period later. Each tick the target moves along the straight joint
-    line to it, and Ruckig (Berscheid & Kroeger, RSS 2021) follows within velocity, acceleration and jerk limits. It
-    plans to be at rest at the target, so it trails by its own braking distance: whatever happens next, it can stop in time.
+    A command becomes a waypoint to reach one decision period later, or as soon as v_max allows. Each tick the target
+    moves along the straight joint line to it, and Ruckig (Berscheid & Kroeger, RSS 2021) follows within velocity,
+    acceleration and jerk limits. It plans to be at rest at the target, so it trails by its own braking distance:
+    whatever happens next, it can stop in time.
     """
 
     def __init__(self, arm: ArmSpec, limits: Limits, action: ArraySpec, kinematics: Kinematics, period_s: float) -> None:
@@ -55,8 +56,8 @@ class Governor:
         self.stopped: str | None = None  # why; latched until reset
         self.dt = 1.0 / arm.rate_hz
         self.brake_s = float(np.max(arm.v_max / arm.a_max + 2.0 * arm.a_max / arm.j_max))  # longest jerk-limited stop
-        # A waypoint may run ahead of the arm by one period and one braking distance; beyond that it is wound up.
-        self._reach = arm.v_max * period_s + arm.v_max**2 / (2 * arm.a_max) + arm.v_max * arm.a_max / (2 * arm.j_max)
+        # The target may run ahead of the arm by one period and one braking distance; beyond that, in a contact, it is wound up.
+        self._reach = arm.v_max * period_s + self._braking_distance(arm.v_max, np.zeros_like(arm.v_max))
         self._action_low = np.asarray(action.low, dtype=np.float32)
         self._action_high = np.asarray(action.high, dtype=np.float32)
         self._low, self._high = arm.q_min + limits.position_margin, arm.q_max - limits.position_margin
@@ -77,7 +78,7 @@ class Governor:
         # An arm found outside its limits may stay where it is or come in, never go further out.
         self._hull_low, self._hull_high = np.minimum(self._low, q), np.maximum(self._high, q)
         self._gripper = float(np.clip(gripper, 0.0, 1.0))
-        self._tracking_counted = False
+        self._counted: set[str] = set()  # what the present command was already counted for
         self._input = InputParameter(len(q))
         # Each joint is planned in units of its own v_max: Ruckig's tolerances are absolute, and in pixels it failed.
         self._input.current_position = self._input.target_position = (q / self.arm.v_max).tolist()
@@ -111,6 +112,7 @@ class Governor:
             self._count(reason)
             self.stopped = f"{reason}: {detail}" if detail else reason
             self._brake()
+            self._from = self._to = self._setpoint.q
 
     # Commands -----------------------------------------------------------------------------------------------------
 
@@ -123,11 +125,12 @@ class Governor:
             action = np.empty(0)
         refusal = self._refusal(action, command.time, now)
         if refusal is None:
-            q_base = np.clip(self._to, self._setpoint.q - self._reach, self._setpoint.q + self._reach)
+            q_base = np.clip(self._line(now), self._setpoint.q - self._reach, self._setpoint.q + self._reach)
             action = self._clip_action(action, q_base)
             waypoint = self._waypoint(action, q_base)
+            # The pilot is alive, even where it reaches for too much.
+            self._admitted_time, self._alive_until = command.time, now + self.limits.stale_s
             if waypoint is not None:
-                self._admitted_time, self._alive_until = command.time, now + self.limits.stale_s
                 self._set_waypoint(*waypoint, q_base, now)
                 return action
             refusal = "unreachable"
@@ -177,9 +180,10 @@ class Governor:
         if (np.abs(demand - self._demand) > self.arm.a_max * self.period_s * (1 + 1e-6)).any():
             self._count("acceleration")
         self._demand = np.clip(demand, -self.arm.v_max, self.arm.v_max)
-        self._from, self._t0 = self._line(now), now
-        self._to, self._t1 = inside, now + self.period_s
-        self._gripper, self._tracking_counted = float(np.clip(gripper, 0.0, 1.0)), False
+        # All joints take the time that the slowest one needs, so that the way there stays the straight line looked at.
+        seconds = max(self.period_s, float(np.max(np.abs(inside - q_base) / self.arm.v_max)))
+        self._from, self._t0, self._to, self._t1 = q_base, now, inside, now + seconds
+        self._gripper, self._counted = float(np.clip(gripper, 0.0, 1.0)), set()
 
     def move(self, q: np.ndarray, gripper: float, now: float, seconds: float) -> None:
         """Go to joints q (J,) within `seconds`, without a command: the way home. Same limits; not counted as silence."""
@@ -206,10 +210,13 @@ class Governor:
         self._ticked = now
         self._watch(now, state)
         if self.stopped is None:
+            self._input.control_interface = ControlInterface.Position
             self._input.target_position = (self._track(self._line(now + self.dt)) / self.arm.v_max).tolist()
+            self._input.target_velocity = self._input.target_acceleration = [0.0] * len(self.arm.joints)
         setpoint = self._plan()
         if self.stopped is None and self._leaves_workspace(setpoint):
-            self.stop("workspace_stop")
+            self._count_once("workspace_brake")
+            self._brake()
             setpoint = self._plan()
         self._out.pass_to_input(self._input)
         self._setpoint = setpoint
@@ -240,9 +247,8 @@ class Governor:
         if self.limits.tracking_error is not None and self._fresh is not None:
             q, error = self._fresh.q, self.limits.tracking_error
             near = np.clip(target, q - error, q + error)
-            if not self._tracking_counted and (near != target).any():
-                self._tracking_counted = True
-                self._count("tracking")
+            if (near != target).any():
+                self._count_once("tracking")
             target = near
         return np.clip(target, self._hull_low, self._hull_high)
 
@@ -261,22 +267,34 @@ class Governor:
         return self._plan()
 
     def _leaves_workspace(self, setpoint: Setpoint) -> bool:
-        if self.limits.workspace is None:
+        """Would the end effector, braking from here on, come to rest outside, and further out than it now is?"""
+        box = self.limits.workspace
+        if box is None:
             return False
-        position = self.kinematics.position(setpoint.q)
-        if position is None:
+        at_rest = self.kinematics.position(setpoint.q + self._braking_distance(setpoint.v, setpoint.a))
+        if at_rest is None or box.distance(at_rest) <= self.limits.workspace_tolerance:
             return False
-        outside = self.limits.workspace.distance(position)
-        if outside <= self.limits.workspace_tolerance:
-            return False
-        before = self.kinematics.position(self._setpoint.q)
-        return before is not None and outside > self.limits.workspace.distance(before) + 1e-9
+        here = self.kinematics.position(self._setpoint.q)
+        return here is not None and box.distance(at_rest) > box.distance(here) + 1e-9
+
+    def _braking_distance(self, v: np.ndarray, a: np.ndarray) -> np.ndarray:
+        """How far each joint still travels when it brakes from v, a within its limits: exact at high speed, never less."""
+        a_max, j_max = self.arm.a_max, self.arm.j_max
+        speed, push = np.abs(v), np.maximum(0.0, a * np.sign(v))  # push: acceleration that has yet to be taken back
+        peak = speed + push**2 / (2 * j_max)
+        distance = peak**2 / (2 * a_max) + peak * a_max / (2 * j_max)
+        distance = np.where(peak < a_max**2 / j_max, peak * np.sqrt(peak / j_max), distance)
+        return np.sign(v) * (distance + speed * push / j_max + push**3 / (3 * j_max**2))
 
     def _brake(self) -> None:
-        zero = [0.0] * len(self.arm.joints)
+        """Ruckig's velocity interface to zero: the soonest jerk-limited stop."""
         self._input.control_interface = ControlInterface.Velocity
-        self._input.target_velocity, self._input.target_acceleration = zero, zero
-        self._from = self._to = self._setpoint.q
+        self._input.target_velocity = self._input.target_acceleration = [0.0] * len(self.arm.joints)
+
+    def _count_once(self, reason: str) -> None:
+        if reason not in self._counted:
+            self._counted.add(reason)
+            self._count(reason)
 
     def _count(self, reason: str) -> None:
         self.interventions[reason] += 1

@@ -42,7 +42,7 @@ class SafeRobot:
         world: World | None = None,
     ) -> None:
         self.spec, self.arm, self.cameras, self.clock, self.governor, self.world = spec, arm, dict(cameras), clock, governor, world
-        self.on_setpoint: list[Callable[[float, Setpoint], None]] = []  # called with (time, setpoint) before each write
+        self.on_setpoint: list[Callable[[float, Setpoint], None]] = []  # called with (time, setpoint) after each write
         self.on_reset: list[Callable[[], None]] = []  # called after the arm was re-anchored, perhaps elsewhere
         ticks = arm.spec.rate_hz / spec.rate_hz
         if abs(ticks - round(ticks)) > 1e-6 or round(ticks) < 1:
@@ -50,6 +50,7 @@ class SafeRobot:
         self._ticks = round(ticks)
         self._state_reader = state_reader
         self._connected = self._halted = False
+        self._unwritten: Setpoint | None = None  # planned, not yet with the arm: skipping it would be a jump
         self._began = False  # the first observation after a reset is taken at once
 
     # Life -----------------------------------------------------------------------------------------------------------
@@ -85,6 +86,11 @@ class SafeRobot:
     def reset(self, rng: np.random.Generator) -> None:
         """Clear a latched stop; put a simulated world to a new start, or drive a real arm home within its limits."""
         self._need_connection()
+        if self.world is None and not self.governor.at_rest:
+            self.stop("reset")
+        if self._halted:
+            self.arm.connect()  # clears the vendor's stop
+            self._halted = False
         if self.world is not None:
             self.world.reset(rng)
         self.anchor(clear=True)
@@ -99,8 +105,7 @@ class SafeRobot:
         if state is None:
             raise HardwareError(f"{self.arm.spec.name}: no reply to two reads; is it powered and connected?")
         (self.governor.reset if clear else self.governor.restart)(self.clock.now(), state.q, state.gripper)
-        self._state, self._began = state, False
-        self._halted = self._halted and not clear
+        self._state, self._began, self._unwritten = state, False, None
         for listener in self.on_reset:
             listener()
 
@@ -174,15 +179,17 @@ class SafeRobot:
     def _tick(self) -> None:
         if self._halted:
             return
-        state = self._read()
-        try:
-            setpoint = self.governor.step(self.clock.now(), state)
-        except HardwareError:
-            self._halt()
-            return
+        if self._unwritten is None:  # else: an exception, Ctrl-C perhaps, came between planning and writing
+            try:
+                self._unwritten = self.governor.step(self.clock.now(), self._read())
+            except HardwareError:
+                self._halt()
+                return
+        setpoint = self._unwritten
+        self._write(setpoint)
+        self._unwritten = None
         for listener in self.on_setpoint:
             listener(self.clock.now(), setpoint)
-        self._write(setpoint)
 
     def _read(self) -> ArmState | None:
         """One reply, asked for twice at most; None and a stop where both are lost."""

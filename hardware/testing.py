@@ -15,7 +15,8 @@ from hardware.types import Arm, ArmSpec, ArmState, Clock, Command, HardwareError
 class LimitProbe:
     """Stands between SafeRobot and a driver and judges what was actually written, from positions and times alone.
 
-    It shares no code with the governor: velocity and acceleration are finite differences of the positions written.
+    It shares no code with the governor: velocity and acceleration are finite differences of the positions written, one
+    tick apart. Where nobody wrote for several ticks (a stalled loop, a pilot thinking), the arm is taken to have stopped.
     `violations` counts "not_finite", "position", "velocity", "acceleration", "workspace"; `setpoints` counts writes.
     """
 
@@ -35,7 +36,8 @@ class LimitProbe:
         self._arm, self._clock = arm, clock
         self._workspace, self._kinematics, self._workspace_tolerance = workspace, kinematics, workspace_tolerance
         self._measured: np.ndarray | None = None
-        self._at_rest_at(None)
+        self._q: np.ndarray | None = None
+        self.forget()
 
     @classmethod
     def attach(cls, robot: SafeRobot, workspace_tolerance: float | None = None) -> Self:
@@ -49,10 +51,7 @@ class LimitProbe:
 
     def forget(self) -> None:
         """The arm was re-anchored, perhaps elsewhere: it is at rest where it was last measured."""
-        self._at_rest_at(self._measured)
-
-    def _at_rest_at(self, q: np.ndarray | None) -> None:
-        self._q, self._v, self._time, self._step = q, None if q is None else np.zeros_like(q), None, 1.0 / self.spec.rate_hz
+        self._q, self._v, self._time = self._measured, np.zeros(len(self.spec.joints)), None
 
     def connect(self) -> None:
         self._arm.connect()
@@ -82,22 +81,15 @@ class LimitProbe:
         # An arm switched on outside its limits may come in, or stay.
         self._expect("position", outside, before + self.TOLERANCE * (self.spec.q_max - self.spec.q_min))
         self._judge_workspace(q)
-        if self._q is not None and self._v is not None:
-            step = self._elapsed()
-            v = (q - self._q) / step
-            a = (v - self._v) / (0.5 * (step + self._step))
-            self._expect("velocity", np.abs(v), self.spec.v_max * (1 + self.TOLERANCE))
-            self._expect("acceleration", np.abs(a), self.spec.a_max * (1 + self.TOLERANCE))
-            self._v, self._step = v, step
-        else:
+        now, step = self._clock.now(), 1.0 / self.spec.rate_hz
+        if self._time is not None and now - self._time > 3 * step:  # nobody wrote for a while: the arm stands
             self._v = np.zeros_like(q)
-        self._q, self._time = q, self._clock.now()
-
-    def _elapsed(self) -> float:
-        """A setpoint is meant to last one tick; only where some were skipped has it lasted longer."""
-        nominal = 1.0 / self.spec.rate_hz
-        gap = nominal if self._time is None else self._clock.now() - self._time
-        return gap if gap > 2.5 * nominal else nominal
+        if self._q is not None:
+            v = (q - self._q) / step
+            self._expect("velocity", np.abs(v), self.spec.v_max * (1 + self.TOLERANCE))
+            self._expect("acceleration", np.abs(v - self._v) / step, self.spec.a_max * (1 + self.TOLERANCE))
+            self._v = v
+        self._q, self._time = q, now
 
     def _judge_workspace(self, q: np.ndarray) -> None:
         if self._workspace is None or self._kinematics is None:

@@ -157,7 +157,7 @@ class ArmState:
 
 @runtime_checkable
 class Arm(Protocol):
-    """A driver: one device, one thread, no policy and no limits. Raises, never clips."""
+    """A driver: one device, one thread, no policy and no limits. Raises, never clips. connect again clears a halt."""
 
     spec: ArmSpec
 

@@ -1,0 +1,170 @@
+"""SafeRobot on the fake arm: the loop, its ends, and the same arm as a real one (no world, time passes while one thinks)."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+import hardware
+from hardware import RobotConfig
+from hardware.clock import SimClock, WallClock
+from hardware.fake import ARM, LIMITS, FakeArm, tip
+from hardware.governor import Governor
+from hardware.kinematics import JointPosition
+from hardware.robot import SafeRobot
+from hardware.testing import LimitProbe, RobotContract
+from hardware.types import ArraySpec, Command, HardwareError, RobotSpec, Source
+
+JOINTS = ArraySpec(ARM.joints, ("rad", "rad"), tuple(ARM.q_min.tolist()), tuple(ARM.q_max.tolist()))
+SPEC = RobotSpec("bare", {}, {"joint_pos": JOINTS}, JOINTS, "joint_pos", 10.0)
+
+
+def bare(arm: FakeArm, clock: SimClock | None = None) -> SafeRobot:
+    """The fake arm as a real one: no world, so reset drives it home."""
+    governor = Governor(ARM, LIMITS, JOINTS, JointPosition(2, position=tip), 0.1)
+    return SafeRobot(SPEC, arm, {}, clock or SimClock(arm.advance), governor, lambda state: {"joint_pos": state.q})
+
+
+class TestBareRobot(RobotContract):
+    def make(self) -> SafeRobot:
+        return bare(FakeArm())
+
+
+def test_reset_drives_a_real_arm_home_within_its_limits() -> None:
+    arm = FakeArm()
+    arm.place(np.array([0.5, 0.6]))
+    with bare(arm) as robot:
+        probe = LimitProbe.attach(robot)
+        robot.reset(np.random.default_rng(0))
+        np.testing.assert_allclose(arm.q, ARM.home, atol=1e-3)
+        assert probe.setpoints > 50
+        assert not probe.violations
+        assert not robot.governor.interventions
+
+
+def test_reset_while_moving_stops_first() -> None:
+    arm = FakeArm()
+    with bare(arm) as robot:
+        probe = LimitProbe.attach(robot)
+        robot.reset(np.random.default_rng(0))
+        for _ in range(4):
+            robot.send(Command(robot.observe().time, np.array([0.5, 1.2], np.float32), Source.POLICY))
+        assert not robot.governor.at_rest
+        robot.reset(np.random.default_rng(0))
+        np.testing.assert_allclose(arm.q, ARM.home, atol=1e-3)
+        assert not probe.violations
+        assert robot.stopped is None
+
+
+def test_a_fault_on_the_way_home_is_said() -> None:
+    arm = FakeArm()
+    arm.place(np.array([0.5, 0.6]))
+    with bare(arm) as robot:
+        robot.on_setpoint.append(lambda now, setpoint: setattr(arm, "fault", "overtemperature" if now > 0.2 else None))
+        with pytest.raises(HardwareError, match="on the way home: fault: overtemperature"):
+            robot.reset(np.random.default_rng(0))
+
+
+def test_the_first_look_after_a_reset_is_at_once() -> None:
+    with hardware.open(RobotConfig(body="fake")) as robot:
+        for seed in range(3):
+            robot.reset(np.random.default_rng(seed))
+            now = robot.clock.now()
+            assert robot.observe().time == now
+            assert robot.observe().time == pytest.approx(now + 0.1)
+
+
+def test_thinking_on_a_wall_clock_is_neither_silence_nor_a_jump() -> None:
+    arm = FakeArm()
+    clock = SimClock(arm.advance)
+    with bare(arm, clock) as robot:
+        probe = LimitProbe.attach(robot)
+        robot.reset(np.random.default_rng(0))
+        for k in range(30):
+            observation = robot.observe()
+            clock.sleep_until(clock.now() + 0.3)  # the policy thinks, three periods long, nobody writes
+            robot.send(Command(observation.time, (ARM.home + [0.02 * k, 0.0]).astype(np.float32), Source.POLICY))
+        assert robot.stopped is None
+        assert not probe.violations
+        assert arm.q[0] > ARM.home[0] + 0.4
+
+
+def test_a_decision_made_too_long_after_its_observation_is_refused() -> None:
+    arm = FakeArm()
+    clock = SimClock(arm.advance)
+    with bare(arm, clock) as robot:
+        observation = robot.observe()
+        clock.sleep_until(clock.now() + LIMITS.late_s + 0.01)
+        robot.send(Command(observation.time, ARM.home.astype(np.float32), Source.POLICY))
+        assert robot.governor.interventions == {"late": 1}
+
+
+def test_closing_a_moving_arm_brakes_first() -> None:
+    arm = FakeArm()
+    robot = bare(arm)
+    with robot:
+        probe = LimitProbe.attach(robot)
+        for _ in range(3):
+            robot.send(Command(robot.observe().time, np.array([0.5, 1.2], np.float32), Source.POLICY))
+        assert np.abs(robot.governor.setpoint.v).max() > 0.5
+    assert robot.governor.at_rest
+    assert robot.stopped == "closed"
+    assert not arm.connected
+    assert not arm.halted  # the vendor's stop was not needed
+    assert not probe.violations
+
+
+def test_closing_survives_a_dead_arm() -> None:
+    arm = FakeArm()
+    robot = bare(arm)
+    with robot:
+        for _ in range(3):
+            robot.send(Command(robot.observe().time, np.array([0.5, 1.2], np.float32), Source.POLICY))
+        arm.lose_replies = arm.fail_writes = 10**6
+    assert arm.halted
+
+
+def test_an_arm_that_never_answers_cannot_be_connected() -> None:
+    arm = FakeArm()
+    arm.lose_replies = 10
+    with pytest.raises(HardwareError, match="no reply to two reads"):
+        bare(arm).connect()
+
+
+def test_after_the_vendors_stop_a_reset_starts_again() -> None:
+    arm = FakeArm()
+    with bare(arm) as robot:
+        robot.send(Command(robot.observe().time, (ARM.home + 0.2).astype(np.float32), Source.POLICY))
+        arm.fail_writes = 2
+        robot.observe()
+        assert robot.stopped is not None
+        assert robot.stopped.startswith("write_error")
+        assert arm.halted
+        robot.reset(np.random.default_rng(0))
+        assert robot.stopped is None
+        assert not arm.halted
+
+
+def test_a_late_tick_is_not_made_up_for_in_a_burst() -> None:
+    arm = FakeArm()
+    clock = SimClock(arm.advance)
+    with bare(arm, clock) as robot:
+        times: list[float] = []
+        robot.on_setpoint.append(lambda now, setpoint: times.append(now))
+        robot.observe()
+        pause = iter([0, 0, 0.05])
+        robot.on_setpoint.append(lambda now, setpoint: clock.sleep_until(clock.now() + next(pause, 0)))
+        robot.observe()
+        assert len(times) == 10
+        assert np.diff(times).min() > 0.0099
+
+
+def test_setting_the_date_does_not_move_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = WallClock()
+    before = clock.now()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    clock.sleep_until(before + 0.005)
+    assert before + 0.005 <= clock.now() < before + 5.0
+    clock.sleep_until(before)  # a deadline in the past is no error
