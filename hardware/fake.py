@@ -6,6 +6,7 @@ a real driver shows can be switched on (see FakeArm), which is how the fault tab
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ LIMITS = Limits(
 def tip(q: np.ndarray) -> np.ndarray:
     """Forward kinematics: the tip (3,) [m] at joints (2,) [rad]; z is 0."""
     a, b = float(q[0]), float(q[0] + q[1])
-    return np.array([LINK * (np.cos(a) + np.cos(b)), LINK * (np.sin(a) + np.sin(b)), 0.0])
+    return np.array([LINK * (math.cos(a) + math.cos(b)), LINK * (math.sin(a) + math.sin(b)), 0.0])
 
 
 class FakeArm:

@@ -278,13 +278,12 @@ class Governor:
         return here is not None and box.distance(at_rest) > box.distance(here) + 1e-9
 
     def _braking_distance(self, v: np.ndarray, a: np.ndarray) -> np.ndarray:
-        """How far each joint still travels when it brakes from v, a within its limits: exact at high speed, never less."""
+        """How far each joint still travels when it brakes from v, a within its limits; never less than it will be."""
         a_max, j_max = self.arm.a_max, self.arm.j_max
         speed, push = np.abs(v), np.maximum(0.0, a * np.sign(v))  # push: acceleration that has yet to be taken back
-        peak = speed + push**2 / (2 * j_max)
-        distance = peak**2 / (2 * a_max) + peak * a_max / (2 * j_max)
-        distance = np.where(peak < a_max**2 / j_max, peak * np.sqrt(peak / j_max), distance)
-        return np.sign(v) * (distance + speed * push / j_max + push**3 / (3 * j_max**2))
+        lag = push / j_max
+        peak = speed + 0.5 * push * lag
+        return np.sign(v) * (0.5 * peak * (peak / a_max + a_max / j_max) + lag * (speed + push * lag / 3))
 
     def _brake(self) -> None:
         """Ruckig's velocity interface to zero: the soonest jerk-limited stop."""

@@ -267,15 +267,15 @@ def test_19_a_pause_of_the_loop_makes_no_jump(rig: Rig, pause: float) -> None:
     assert np.abs(np.diff([before, *after], axis=0)).max() <= ARM.v_max.max() / ARM.rate_hz + 1e-9
 
 
-def test_22_ten_minutes_of_maximal_exploration() -> None:
+def test_22_three_minutes_of_maximal_exploration() -> None:
     with hardware.open(RobotConfig(body="fake", cameras=())) as robot:
         probe = LimitProbe.attach(robot)
         robot.reset(np.random.default_rng(0))
         rng, observation = np.random.default_rng(1), robot.observe()
-        while observation.time < 600.0 and robot.stopped is None:
+        while observation.time < 180.0 and robot.stopped is None:
             robot.send(Command(observation.time, rng.choice([ARM.q_min, ARM.q_max]) + rng.normal(0, 3, 2), Source.PLANNER))
             observation = robot.observe()
         assert robot.stopped is None, robot.stopped
-        assert probe.setpoints > 59_000
+        assert probe.setpoints > 17_500
         assert not probe.violations, probe.violations
         assert np.abs(robot.governor.setpoint.q - robot.arm.read().q).max() < 4 * LAG
