@@ -14,6 +14,7 @@ import numpy as np
 from hardware.robot import SafeRobot
 from hardware.types import Pilot
 from robolearn.core.errors import UserError
+from robolearn.core.files import append_line
 from robolearn.data.episode import Episode
 from robolearn.evaluation.statistics import mean_interval, success_interval
 from robolearn.evaluation.video import write_video
@@ -103,6 +104,8 @@ def evaluate(
     """
     if trials < 1:
         raise UserError(f"evaluate: trials is {trials}; expected at least 1")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     done = read_trials(out / "trials.jsonl", seed, flown_by) if out is not None else []
     if on_episode is not None:
         for trial in done[:trials]:
@@ -114,7 +117,7 @@ def evaluate(
         if out is not None:
             if index < videos and episode.images:
                 write_video(episode, out / "videos" / f"trial_{index:03d}.mp4", robot.spec.rate_hz)
-            _append(out / "trials.jsonl", asdict(trial))
+            append_line(out / "trials.jsonl", json.dumps(asdict(trial)))
         done.append(trial)
         if on_episode is not None:
             on_episode(trial, episode)
@@ -168,11 +171,3 @@ def _trial(episode: Episode, rate_hz: float, seed: int, index: int, flown_by: st
         inference_ms=None if ran is None else float(np.nanmean(ran)),
         flown_by=flown_by,
     )
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
-        file.write(json.dumps(row).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())

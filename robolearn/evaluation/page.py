@@ -40,7 +40,7 @@ svg { width: 100%; height: auto; display: block; overflow: visible; }
 .legend i.dots { width: 8px; height: 8px; border-radius: 4px; vertical-align: 0; } .legend i.thin { opacity: .45; height: 2px; }
 .films { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 16px; } figure { margin: 0; }
 video { width: 100%; border-radius: 8px; background: #000; display: block; } figcaption { font-size: 13px; margin-top: 4px; }
-pre { margin: 0; overflow-x: auto; font: 13px/1.55 ui-monospace, Menlo, Consolas, monospace; } 
+pre { margin: 0; overflow-x: auto; font: 13px/1.55 ui-monospace, Menlo, Consolas, monospace; }
 code { font-family: ui-monospace, Menlo, monospace; }
 details { margin: 8px 0; } summary { cursor: pointer; color: var(--soft); } .tag { font-size: 12px; border: 1px solid var(--line);
   border-radius: 20px; padding: 1px 10px; color: var(--soft); white-space: nowrap; }

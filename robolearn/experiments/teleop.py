@@ -24,7 +24,6 @@ from hardware.teleop.spacemouse import SpaceMouse
 from hardware.types import Pilot
 from robolearn.core.errors import UserError
 from robolearn.core.run import Run, require_free
-from robolearn.data.episode import Episode
 from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.video import write_video
 from robolearn.runtime.rollout import Step, rollout
@@ -110,24 +109,12 @@ def _record(
                 continue
             meta = {**episode.meta, "operator": config.pilot, "seed": [config.seed, index], "instruction": task.instruction}
             store.append(replace(episode, meta=meta))
-            _log(folder, index, episode)
+            row = {name: meta[name] for name in ("success", "return", "length", "interventions", "stopped")}
+            folder.log(kind="episode", episode=index, **row)
             if index < config.videos and episode.images:
                 write_video(episode, config.out / "videos" / f"episode_{index:03d}.mp4", robot.spec.rate_hz, config.pilot)
             progress.update(bar, completed=len(store), state="success" if episode.success else "failure")
     return True
-
-
-def _log(folder: Run, index: int, episode: Episode) -> None:
-    meta = episode.meta
-    folder.log(
-        kind="episode",
-        episode=index,
-        success=episode.success,
-        total_reward=meta["return"],
-        length=len(episode),
-        interventions=meta["interventions"],  # type: ignore[arg-type]
-        stopped=meta["stopped"],
-    )
 
 
 def _store(config: Config, robot: SafeRobot, task: Task) -> EpisodeStore:

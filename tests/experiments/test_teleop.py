@@ -1,0 +1,147 @@
+"""The teleop verb: straight into a store, resumable, and stopped by Ctrl-C robot first."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from hardware import RobotConfig
+from hardware.types import HardwareError, Source
+from robolearn.cli import parse
+from robolearn.core.errors import UserError
+from robolearn.data.store import EpisodeStore
+from robolearn.experiments import teleop
+from robolearn.experiments.teleop import Config, run
+from robolearn.tasks import operator_for
+
+FAKE = RobotConfig(body="fake", image_size=16)
+# The verb in a process of its own, which also writes down how the robot was left.
+DRIVER = """
+import sys
+from hardware.robot import SafeRobot
+from robolearn.cli import main
+close = SafeRobot.close
+def closing(robot):
+    close(robot)
+    open(sys.argv[1], "a").write(f"{robot.governor.at_rest} {robot.stopped}\\n")
+SafeRobot.close = closing
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def episodes(path):
+    with EpisodeStore.open(path / "dataset.zarr") as store:
+        return [store.read(i) for i in range(len(store))]
+
+
+def test_episodes_go_straight_into_a_store(tmp_path):
+    run(Config(out=tmp_path, robot=FAKE, episodes=3, seed=4, videos=1))
+    recorded = episodes(tmp_path)
+    assert len(recorded) == 3
+    for index, episode in enumerate(recorded):
+        assert (episode.source == Source.SCRIPTED).all()
+        assert episode.meta["operator"] == "scripted" and episode.meta["seed"] == [4, index]
+        assert episode.meta["task"] == "reach" and episode.meta["instruction"] == "touch the target"
+    assert [p.name for p in (tmp_path / "videos").iterdir()] == ["episode_000.mp4"]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [r["length"] for r in rows] == [len(e) for e in recorded]
+    done = json.loads((tmp_path / "done.json").read_text())
+    assert (done["episodes"], done["rows"], done["pilot"]) == (3, sum(map(len, recorded)), "scripted")
+
+
+def test_the_same_command_again_returns_at_once_and_touches_nothing(tmp_path, capfd):
+    config = Config(out=tmp_path, robot=FAKE, episodes=2, videos=0)
+    run(config)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    run(config)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+    assert "already complete" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_stops_the_robot_keeps_what_is_finished_and_resumes(tmp_path, sign):
+    out, left = tmp_path / "run", tmp_path / "left"
+    words = ["teleop", "--robot.body", "fake:state", "--episodes", "10", "--videos", "0", "--out", str(out)]
+    command = [sys.executable, "-c", DRIVER, str(left), *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    journal = out / "dataset.zarr" / "episodes.jsonl"
+    while process.poll() is None and not (journal.exists() and journal.read_text().count("\n") >= 3):
+        time.sleep(0.01)
+    process.send_signal(sign)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130 and "the same command resumes" in said
+    at_rest, reason = left.read_text().split(maxsplit=1)
+    assert at_rest == "True" and reason.strip() != "None"
+    kept = episodes(out)
+    assert 3 <= len(kept) < 10
+    assert not (out / "done.json").exists()
+
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    run(Config(out=tmp_path / "whole", robot=RobotConfig(body="fake:state"), episodes=10, videos=0))
+    resumed, whole = episodes(out), episodes(tmp_path / "whole")
+    assert len(resumed) == 10
+    for one, other in zip(resumed, whole, strict=True):
+        np.testing.assert_array_equal(one.action, other.action)
+        np.testing.assert_array_equal(one.state["target"], other.state["target"])
+
+
+class Moody:
+    """A scripted operator that ends each episode with the next word of `words`."""
+
+    def __init__(self, pilot, words):
+        self.pilot, self.words, self.verdict = pilot, words, None
+
+    def reset(self):
+        self.pilot.reset()
+        self.steps, self.verdict = 0, None
+
+    def decide(self, observation):
+        self.steps += 1
+        if self.steps == 4:
+            self.verdict = self.words.pop(0)
+        return self.pilot.decide(observation)
+
+
+def test_redo_discards_and_flies_the_same_start_again_and_quit_keeps_what_is_there(tmp_path, monkeypatch, capfd):
+    words = ["success", "discard", "failure", "quit"]
+    monkeypatch.setattr(teleop, "operator_for", lambda robot, rng: Moody(operator_for(robot, rng), words))
+    run(Config(out=tmp_path, robot=FAKE, episodes=9, videos=0))
+    recorded = episodes(tmp_path)
+    assert [e.meta["verdict"] for e in recorded] == ["success", "failure"]
+    assert [e.success for e in recorded] == [True, False] and all(e.terminal[-1] for e in recorded)
+    assert [e.meta["seed"][1] for e in recorded] == [0, 1], "the discarded one was flown again from its own start"
+    assert not (tmp_path / "done.json").exists()
+    assert "the same command continues" in capfd.readouterr().err
+
+
+def test_a_store_of_another_robot_is_refused_with_the_difference(tmp_path):
+    config = Config(out=tmp_path, robot=FAKE, episodes=1, videos=0)
+    run(config)
+    (tmp_path / "done.json").unlink()
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("image_size: 16", "image_size: 24"))
+    with pytest.raises(UserError, match=r"cameras\.top: \[16, 16\] != \[24, 24\]"):
+        run(Config(out=tmp_path, robot=RobotConfig(body="fake", image_size=24), episodes=1, videos=0))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--robot.body", "hexapod"], "hexapod.*valid"),
+        (["--robot.body", "fake", "--episodes", "0"], "episodes: 0; expected at least 1"),
+        (["--robot.body", "fake", "--pilot", "keyboard"], "'joint_pos'.*'ee_delta'"),
+        (["--robot.body", "pusht"], "no scripted operator for 'pusht'.*valid"),
+        (["--robot.body", "fake", "--pilot", "ghost"], "ghost"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, words, message):
+    with pytest.raises((UserError, HardwareError), match=message) as caught:
+        run(parse("teleop", Config, ["--out", str(tmp_path / "run"), *words]))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
