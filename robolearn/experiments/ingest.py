@@ -48,7 +48,7 @@ def run(config: Config) -> None:
     if config.out.exists() and not config.overwrite:
         if EpisodeStore.open(config.out).provenance.get("import") != imported:
             raise UserError(f"{config.out}: exists and came from elsewhere; choose another --out, or --overwrite it")
-        console.print(f"{config.out}: already complete")
+        console.print(f"{config.out}: already complete", soft_wrap=True)
         return
     spec, episodes = read(where, name)
     building = config.out.with_name(f".{config.out.name}.partial")
@@ -77,7 +77,7 @@ def run(config: Config) -> None:
     except Exception:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    console.print(f"{config.out}: {len(store)} episodes, {rows} rows")
+    console.print(f"{config.out}: {len(store)} episodes, {rows} rows", soft_wrap=True)
 
 
 def _resume(building: Path, spec: RobotSpec, provenance: dict[str, Any]) -> EpisodeStore:

@@ -19,6 +19,7 @@ from robolearn.core.errors import UserError
 from robolearn.data.episode import Episode
 
 PUSHT = {"img": (96, 96, 3), "state": (5,), "action": (2,)}  # state: agent x, y, block x, y [px], block angle [rad]
+GOAL = np.array([256.0, 256.0, np.pi / 4])  # x, y [px], angle [rad]
 
 
 def matches(path: Path) -> bool:
@@ -103,9 +104,10 @@ def coverage(block: np.ndarray) -> np.ndarray:
 
     tee = shapely.union_all([shapely.box(-60, 0, 60, 30), shapely.box(-15, 30, 15, 120)])
 
-    def placed(x: float, y: float, angle: float) -> shapely.Geometry:
+    def placed(pose: np.ndarray) -> shapely.Geometry:
+        x, y, angle = pose
         c, s = np.cos(angle), np.sin(angle)
         return affine_transform(tee, [c, -s, s, c, x, y])
 
-    goal = placed(256, 256, np.pi / 4)
-    return shapely.area(shapely.intersection(goal, np.array([placed(*pose) for pose in block]))) / shapely.area(goal)
+    goal = placed(GOAL)
+    return shapely.area(shapely.intersection(goal, np.array([placed(pose) for pose in block]))) / shapely.area(goal)
