@@ -15,7 +15,7 @@ FORMATS = ("diffusion_policy_zarr",)
 
 
 def locate(path: str | Path, format: str | None = None) -> tuple[Path, str]:
-    """(the dataset, its format): `path` itself, or the one dataset that lies right in the folder `path`. Told by content, not by name.
+    """(the dataset, its format): `path` itself, or the one dataset in the folder `path`, up to two levels down. Told by content.
 
     UserError: nothing there, not recognised, more than one, unknown `format`.
     """
@@ -25,12 +25,15 @@ def locate(path: str | Path, format: str | None = None) -> tuple[Path, str]:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     names = [format] if format else FORMATS
-    for candidates in ([path], sorted(path.iterdir()) if path.is_dir() else []):
+    for depth in ("", "*", "*/*"):
+        candidates = sorted(path.glob(depth)) if depth and path.is_dir() else [path]
         found = [(candidate, name) for candidate in candidates for name in names if _module(name).matches(candidate)]
         if len(found) == 1:
             return found[0]
         if found:
-            raise UserError(f"{path}: holds {len(found)} datasets ({', '.join(c.name for c, _ in found)}); name one of them")
+            raise UserError(
+                f"{path}: holds {len(found)} datasets ({', '.join(str(c.relative_to(path)) for c, _ in found)}); name one of them"
+            )
     raise UserError(f"{path}: not in a format that is read here; valid: {', '.join(names)}")
 
 
