@@ -175,5 +175,5 @@ def _legend(items: Sequence[tuple[str, int, str]]) -> str:
     return f'<div class="legend">{keys}</div>'
 
 
-def _svg(parts: Sequence[str], height: float, title: str) -> str:
+def _svg(parts: Sequence[str], height: float | int, title: str) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
