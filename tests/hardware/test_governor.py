@@ -236,6 +236,48 @@ def test_tracking_bounds_how_far_the_command_runs_ahead_of_a_blocked_arm() -> No
     assert loop.governor.stopped is None
 
 
+def test_an_arm_pushed_out_of_its_limits_is_not_followed_there() -> None:
+    """Tracking pulls the target towards the measurement, but never beyond q_max."""
+    loop = Loop(Limits(tracking_error=np.array([0.1, 0.1]), stale_s=9.0), q=(1.9, 0.0))
+    loop.send(1.95, 0.0)
+    for _ in range(100):
+        setpoint = loop.governor.step(loop.now, ArmState(loop.now, loop.tick + 1, np.array([2.5, 0.0]), np.zeros(2), 0.0))
+        assert setpoint.q[0] <= 2.0 + 1e-9
+        loop.tick += 1
+
+
+@pytest.mark.parametrize(("seq", "time"), [(5, 0.02), (50, 0.0), (5, 0.0)])
+def test_a_reply_older_than_the_last_one_is_not_used(seq: int, time: float) -> None:
+    loop = Loop(Limits(tracking_error=np.array([0.1, 0.1]), state_stale_s=1.0))
+    loop.send(0.0, 0.0)
+    loop.governor.step(0.01, ArmState(0.01, 10, np.zeros(2), np.zeros(2), 0.0))
+    loop.governor.step(0.02, ArmState(time, seq, np.array([1.0, 1.0]), np.zeros(2), 0.0))
+    assert "tracking" not in loop.governor.interventions
+    loop.governor.step(0.03, ArmState(0.03, 11, np.array([1.0, 1.0]), np.zeros(2), 0.0))
+    assert loop.governor.interventions["tracking"] == 1
+
+
+def test_relative_commands_against_a_contact_do_not_wind_up() -> None:
+    class Delta(JointPosition):
+        def target(self, action: np.ndarray, q_commanded: np.ndarray, gripper_commanded: float) -> tuple[np.ndarray, float]:
+            return q_commanded + action, gripper_commanded
+
+    loop = Loop(Limits(tracking_error=np.array([0.05, 0.05])))
+    loop.governor.kinematics = Delta(2)
+
+    def push(delta: float, decisions: int) -> None:
+        for _ in range(decisions):
+            loop.send(delta, 0.0)
+            for _ in range(10):  # a wall at 0: the arm cannot go further
+                setpoint = loop.governor.step(loop.now, ArmState(loop.now, loop.tick + 1, np.minimum(loop.q, 0.0), np.zeros(2), 0.0))
+                loop.q, loop.tick = setpoint.q, loop.tick + 1
+
+    push(0.05, 40)  # 2 m in all, had nothing been in the way
+    assert loop.q[0] == pytest.approx(0.05, abs=1e-3)
+    push(-0.05, 12)
+    assert loop.q[0] < 0.0
+
+
 def test_an_arm_found_outside_its_limits_only_comes_in() -> None:
     loop = Loop(q=(2.3, 0.0))
     np.testing.assert_allclose(loop.run(20).q, [2.3, 0.0])  # nobody asked for anything
