@@ -170,7 +170,8 @@ class EpisodeStore:
             self._commit(line.encode())
         except (OSError, ValueError) as error:  # tensorstore reports I/O errors as ValueError
             self._remove_shards(first, len(episode))
-            raise UserError(f"{self.path}: episode not stored, the others are intact: {_first_line(error)}") from error
+            why = "disk full" if "No space left" in str(error) else _first_line(error)
+            raise UserError(f"{self.path}: {why}: the episode was not stored, the others are intact") from error
         self._episodes.append(json.loads(line))
         self._index()
         return len(self) - 1
@@ -257,7 +258,7 @@ class EpisodeStore:
                 os.fsync(file.fileno())
             building.rename(path)
         except OSError as error:
-            raise UserError(f"{path}: cannot write features: {error.strerror}") from error
+            raise UserError(f"{path}: cannot write features: {error.strerror or error}") from error
         finally:
             building.unlink(missing_ok=True)
 

@@ -215,7 +215,7 @@ def test_a_failed_write_leaves_the_store_as_it_was(store, make_episode, assert_s
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))
     try:
-        with pytest.raises(UserError, match="episode not stored, the others are intact"):
+        with pytest.raises(UserError, match="the episode was not stored, the others are intact"):
             store.append(make_episode(60, 1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
