@@ -36,6 +36,8 @@ from robolearn.data.layout import (
     to_json,
 )
 
+READ_AHEAD = 16  # episodes
+
 
 class EpisodeStore:
     """Episodes on disk, and all their rows as one compact sequence 0..rows (episode after episode, no gaps)."""
@@ -214,12 +216,13 @@ class EpisodeStore:
             fresh = np.empty((self.rows, *array.shape[1:]), array.dtype.numpy_dtype)
             if have is not None:
                 fresh[:done] = have
-            reads = []
-            for start, length, physical in zip(self.starts, self.lengths, self._physical_starts, strict=True):
-                if start >= done:
-                    reads.append((start, length, array[physical : physical + length].read()))
-            for start, length, read in reads:
-                fresh[start : start + length] = read.result()
+            missing = [i for i in range(len(self)) if self.starts[i] >= done]
+            for k in range(0, len(missing), READ_AHEAD):  # a few episodes at once: quick, and little beyond `fresh` in memory
+                some = missing[k : k + READ_AHEAD]
+                bounds = [(self._physical_starts[i], self._physical_starts[i] + self.lengths[i]) for i in some]
+                reads = [array[first:end].read() for first, end in bounds]
+                for i, read in zip(some, reads, strict=True):
+                    fresh[self.starts[i] : self.starts[i] + self.lengths[i]] = read.result()
             fresh.flags.writeable = False
             have = cache[name.removeprefix("images/")] = fresh
         return have

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType
 
 from hardware.types import RobotSpec
 from robolearn.core.errors import UserError
 from robolearn.data.episode import Episode
 
-FORMATS = ("diffusion_policy_zarr",)
+FORMATS = tuple(sorted(module.name for module in iter_modules(__path__)))
 
 
 def locate(path: str | Path, format: str | None = None) -> tuple[Path, str]:
