@@ -76,7 +76,7 @@ def test_the_lock_is_installed_with_hashes_once(project: Project) -> None:
     assert code == 0 and len(said) == 1, said
     assert calls == [
         f"venv -q --python {sys.executable} .venv",
-        "pip install -q --require-hashes --reinstall-package torch --reinstall-package torchvision -r requirements.lock",
+        "pip install -q --require-hashes --no-deps --reinstall-package torch --reinstall-package torchvision -r requirements.lock",
         "pip install -q --no-deps --no-build-isolation -e .",
     ]
     start = time.monotonic()
@@ -84,7 +84,7 @@ def test_the_lock_is_installed_with_hashes_once(project: Project) -> None:
     assert time.monotonic() - start < 3
     (project.root / "requirements.lock").write_text(LOCK.replace("3.1.5", "3.1.6"))
     _, _, calls = project.setup()
-    assert calls == ["pip install -q --require-hashes -r requirements.lock", "pip install -q --no-deps --no-build-isolation -e ."]
+    assert calls == ["pip install -q --require-hashes --no-deps -r requirements.lock", "pip install -q --no-deps --no-build-isolation -e ."]
 
 
 def test_another_torch_keeps_the_rest_hashed_and_stays_until_another_is_named(project: Project) -> None:
