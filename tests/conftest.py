@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import sys
+from types import ModuleType
 
 # Read once by the libraries below, so set before anything imports them: no window, and small nets are quicker on one thread.
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from beartype import BeartypeConf, beartype
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-install_import_hook("robolearn", "beartype.beartype")
+# The hook takes a checker by name only. This one lets an int stand for a float, as every static checker does.
+checker = ModuleType("robolearn_checker")
+checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
+sys.modules["robolearn_checker"] = checker
+install_import_hook("robolearn", "robolearn_checker.check")
 
 settings.register_profile("robolearn", derandomize=True, database=None, deadline=None)
 settings.load_profile("robolearn")
