@@ -13,13 +13,16 @@ WIDTH, LEFT, RIGHT, TOP, BOTTOM = 720, 56, 16, 14, 40
 MAX_POINTS = 400  # of one line; more would only make the file heavy
 
 
+Values = Sequence[float | int] | np.ndarray
+
+
 @dataclass(frozen=True)
 class Line:
     """x, y (N,): drawn as a curve of CSS class `kind` ("strong", "thin", "dots", "dashed"), named in the legend."""
 
     name: str
-    x: Sequence[float] | np.ndarray
-    y: Sequence[float] | np.ndarray
+    x: Values
+    y: Values
     kind: str = "strong"
     colour: int = 1  # one of the page's palette: --c1, --c2, ...
 

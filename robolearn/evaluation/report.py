@@ -177,7 +177,7 @@ def _learning(stage: Stage, before: Stage) -> str:
         plots.Line(f"success, last {window} episodes", episode, 100 * running),
         plots.Line("each episode", episode, 100 * won, "dots"),
     ]
-    chart = plots.chart(lines, "online episode", "success [%]", (-4, 104), levels)
+    chart = plots.chart(lines, "online episode", "success [%]", (-4.0, 104.0), levels)
     returns = plots.chart([plots.Line("", episode, [r["return"] for r in rows])], "online episode", "return", height=180)
     words = f"{len(rows)} online episodes, {int(won.sum())} successful. The planner explores while it learns, so this is not an evaluation."
     return page.text(words) + page.card(chart) + page.card(returns)

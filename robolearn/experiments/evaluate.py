@@ -22,7 +22,6 @@ from robolearn.core.types import Policy
 from robolearn.data.episode import Episode
 from robolearn.data.windows import restrict
 from robolearn.evaluation.evaluate import Evaluation, Trial, evaluate
-from robolearn.planning.mppi import Planner
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.tasks import task_for
 
@@ -64,6 +63,8 @@ def run(config: Config) -> Evaluation:
         torch.set_num_threads(config.threads)
         policy = load_policy(config.checkpoint, device=config.device)
         with folder:
+            if config.overwrite:
+                (config.out / "trials.jsonl").unlink(missing_ok=True)
             _fly(config, policy, digest, folder, console)
     result = read_evaluation(config.out / "evaluation.json")
     low, high = (100 * edge for edge in result.interval)
@@ -97,6 +98,8 @@ def read_evaluation(path: Path) -> Evaluation:
 def _fly(config: Config, policy: Policy, digest: str, folder: Run, console: Console) -> None:
     if not 1 <= config.chunk <= policy.horizon:
         raise UserError(f"chunk: {config.chunk} actions; {config.checkpoint} predicts {policy.horizon}: valid 1 to {policy.horizon}")
+    from robolearn.planning.mppi import Planner  # only now: --help needs no models
+
     source = Source.PLANNER if isinstance(policy, Planner) else Source.POLICY
     task = task_for(config.robot.body)
     columns = (

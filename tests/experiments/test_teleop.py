@@ -87,7 +87,7 @@ def test_interrupted_it_stops_the_robot_keeps_what_is_finished_and_resumes(tmp_p
     resumed, whole = episodes(out), episodes(tmp_path / "whole")
     assert len(resumed) == 10
     for one, other in zip(resumed, whole, strict=True):
-        np.testing.assert_array_equal(one.action, other.action)
+        np.testing.assert_allclose(one.action, other.action, atol=1e-5)  # a clock that began elsewhere rounds elsewhere
         np.testing.assert_array_equal(one.state["target"], other.state["target"])
 
 
