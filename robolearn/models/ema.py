@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from typing import Any
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def ema(module: nn.Module, power: float = 0.75, max_decay: float = 0.9999) -> AveragedModel:
@@ -14,12 +15,10 @@ def ema(module: nn.Module, power: float = 0.75, max_decay: float = 0.9999) -> Av
     (Chi et al., RSS 2023, code settings: power 0.75). Buffers, such as normalizers, are copied, not averaged.
     """
 
-    @torch.no_grad()
-    def average(averages: tuple[Tensor, ...] | list[Tensor], weights: tuple[Tensor, ...] | list[Tensor], n: Tensor | int) -> None:
+    def average(averages: Any, weights: Any, n: Any) -> None:
         decay = min(max_decay, 1 - (1 + int(n)) ** -power)
-        torch._foreach_lerp_(list(averages), list(weights), 1 - decay)
+        get_ema_multi_avg_fn(decay)(averages, weights, n)
 
     averaged = AveragedModel(module, multi_avg_fn=average)
     averaged.module.eval()
-    averaged.requires_grad_(False)
-    return averaged
+    return averaged.requires_grad_(False)

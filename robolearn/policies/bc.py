@@ -16,11 +16,16 @@ from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
 
 
 @dataclass(frozen=True)
-class BcConfig(ChunkConfig):
+class BcNet:
+    """The regression network and its error."""
+
     hidden: tuple[int, ...] = (512, 512)
     dropout: float = 0.1
     error: Literal["l1", "huber", "mse"] = "l1"  # l1 (Zhao et al., RSS 2023): the median of what people did, not a mean nobody did
 
+
+@dataclass(frozen=True)
+class BcConfig(BcNet, ChunkConfig):
     def build(self, spec: RobotSpec) -> BcPolicy:
         return BcPolicy(self, spec)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hardware.types import RobotSpec
+from robolearn.core.errors import UserError
 from robolearn.core.types import Batch, Metrics, Obs, Policy
+from robolearn.data.windows import restrict
 from robolearn.models.encoders.base import CameraEncoder, EncoderConfig
 from robolearn.models.normalizer import Normalizer
 
@@ -28,19 +30,15 @@ class ChunkConfig:
     mask_pad: bool = False  # leave actions past an episode's end out of the loss, or teach the repeated last one (position targets)
 
     def build(self, spec: RobotSpec) -> ChunkPolicy:
-        raise NotImplementedError
+        """Only a kind of policy knows how."""
+        raise NotImplementedError(f"{type(self).__name__}: use DiffusionConfig or BcConfig")
 
     def select(self, spec: RobotSpec) -> RobotSpec:
-        """The part of `spec` the policy looks at. Raises ValueError naming the valid choices."""
-        for kind, wanted, valid in (("cameras", self.cameras, spec.cameras), ("state", self.state, spec.state)):
-            for name in wanted:
-                if name not in valid:
-                    raise ValueError(f"policy.{kind}: '{name}' is not one of robot '{spec.name}': {', '.join(valid) or 'none'}")
-        cameras = (self.cameras or tuple(spec.cameras)) if self.encoder else ()
-        if self.encoder and not cameras:
-            raise ValueError(f"policy.encoder: robot '{spec.name}' has no camera; use a policy without an encoder")
-        state = self.state or tuple(spec.state)
-        return replace(spec, cameras={k: spec.cameras[k] for k in cameras}, state={k: spec.state[k] for k in state})
+        """The part of `spec` the policy looks at. Raises UserError naming the valid choices."""
+        chosen = restrict(spec, (self.cameras or None) if self.encoder else (), self.state or None)
+        if self.encoder and not chosen.cameras:
+            raise UserError(f"policy.encoder: robot '{spec.name}' has no camera; leave the encoder out (null)")
+        return chosen
 
 
 class ChunkPolicy(Policy):

@@ -12,18 +12,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hardware.types import RobotSpec
+from robolearn.core.errors import UserError
 from robolearn.models.unet1d import UNet1d
 from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
 
 
 @dataclass(frozen=True)
-class DiffusionConfig(ChunkConfig):
+class DiffusionNet:
+    """The denoising network and its schedules."""
+
     widths: tuple[int, ...] = (64, 128, 256)  # channels of the U-Net's levels; each level after the first halves time
     kernel: int = 3
     train_steps: int = 100  # noise levels (DDPM, squared cosine)
     sample_steps: int = 16  # denoising steps per chunk (DDIM)
     prediction: Literal["epsilon", "sample"] = "epsilon"  # what the network predicts: the noise, or the clean chunk
 
+
+@dataclass(frozen=True)
+class DiffusionConfig(DiffusionNet, ChunkConfig):
     def build(self, spec: RobotSpec) -> DiffusionPolicy:
         return DiffusionPolicy(self, spec)
 
@@ -35,9 +41,9 @@ class DiffusionPolicy(ChunkPolicy):
         super().__init__(config, spec)
         factor = 2 ** (len(config.widths) - 1)
         if config.horizon % factor:
-            raise ValueError(f"policy.horizon: {config.horizon} actions; {len(config.widths)} widths need a multiple of {factor}")
+            raise UserError(f"policy.horizon: {config.horizon} actions; {len(config.widths)} widths need a multiple of {factor}")
         if not 1 <= config.sample_steps <= config.train_steps:
-            raise ValueError(f"policy.sample_steps: {config.sample_steps}; expected 1 to train_steps = {config.train_steps}")
+            raise UserError(f"policy.sample_steps: {config.sample_steps}; expected 1 to train_steps = {config.train_steps}")
         self.net = UNet1d(self.spec.action.dim, self.cond_dim, config.widths, config.kernel)
         schedule = {"num_train_timesteps": config.train_steps, "beta_schedule": "squaredcos_cap_v2", "prediction_type": config.prediction}
         self.prediction = config.prediction

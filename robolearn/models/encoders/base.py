@@ -40,15 +40,13 @@ class CameraEncoder(Encoder):
         if not cameras:
             raise ValueError("encoder: no cameras; an encoder needs at least one")
         if not 0.5 <= crop <= 1.0:
-            raise ValueError(f"encoder: crop {crop}; expected 0.5 to 1.0 of the image")
+            raise UserError(f"encoder: crop {crop}; expected 0.5 to 1.0 of the image")
         self.cameras, self.crop = {k: (int(v[0]), int(v[1])) for k, v in cameras.items()}, crop
         self.generator: torch.Generator | None = None
 
     def load_weights(self, weights: str) -> str:
         """Fill the network from a local file or a hub and say which. Raises UserError that names both where neither works."""
-        raise UserError(
-            f"encoder.weights: '{weights}': {type(self).__name__} has no public weights; leave it empty to pretrain on the dataset"
-        )
+        raise UserError(f"encoder.weights: '{weights}': {type(self).__name__} has no public weights; leave it empty and pretrain")
 
     @abstractmethod
     def encode(self, camera: str, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:
@@ -63,12 +61,15 @@ class CameraEncoder(Encoder):
             raise ValueError(f"encoder: no images of camera '{missing[0]}'; got {sorted(images)}")
         return torch.cat([self._camera(name, images[name]) for name in self.cameras], dim=-1)
 
+    def pixels(self, camera: str, images: UInt8[Tensor, "N *T 3 H W"]) -> Float[Tensor, "N *T 3 h w"]:
+        """One camera's images as the network sees them: checked, cropped, in [0, 1]."""
+        if (got := tuple(images.shape[-2:])) != self.cameras[camera]:
+            raise ValueError(f"encoder: camera '{camera}' is {got} px (height, width); expected {self.cameras[camera]}")
+        return self._crop(camera, images).float() / 255
+
     def _camera(self, name: str, images: Tensor) -> Tensor:
-        if (got := tuple(images.shape[-2:])) != self.cameras[name]:
-            raise ValueError(f"encoder: camera '{name}' is {got} px (height, width); expected {self.cameras[name]}")
         batch, steps = images.shape[:2]
-        images = self._crop(name, images).flatten(0, 1)
-        return self.encode(name, images.float() / 255).float().unflatten(0, (batch, steps))
+        return self.encode(name, self.pixels(name, images).flatten(0, 1)).float().unflatten(0, (batch, steps))
 
     def _crop(self, name: str, images: Tensor) -> Tensor:
         (height, width), (high, wide) = self.crop_size(name), self.cameras[name]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robolearn.core.errors import UserError
 from robolearn.models.encoders.base import CameraEncoder, EncoderConfig, Sizes
 from robolearn.models.encoders.spatial import SpatialSoftmax
 
@@ -29,8 +30,9 @@ class SmallCnn(CameraEncoder):
     def __init__(self, cameras: Sizes, channels: Sequence[int], strides: Sequence[int], keypoints: int, crop: float):
         super().__init__(cameras, crop)
         if len(channels) != len(strides):
-            raise ValueError(f"encoder: {len(channels)} channels {tuple(channels)} but {len(strides)} strides {tuple(strides)}")
+            raise UserError(f"encoder: {len(channels)} channels {tuple(channels)} but {len(strides)} strides {tuple(strides)}")
         self.nets = nn.ModuleDict({name: _net(channels, strides, keypoints) for name in self.cameras})
+        self.keypoints = keypoints
         self.out_dim = 2 * keypoints * len(self.cameras)
 
     def encode(self, camera: str, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:

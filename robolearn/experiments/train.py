@@ -1,0 +1,247 @@
+"""Learn a policy from a store of episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from robolearn.core.checkpoint import load_state, save_checkpoint, save_state
+from robolearn.core.errors import UserError
+from robolearn.core.run import Run
+from robolearn.core.types import Batch, Metrics
+from robolearn.data.loader import Batches
+from robolearn.data.store import EpisodeStore
+from robolearn.data.windows import Windows, split
+from robolearn.experiments.vision import cache_features, give_weights
+from robolearn.learners.fit import fit
+from robolearn.learners.imitation import Imitation, ImitationConfig
+from robolearn.models.encoders.selfsupervised import PretrainConfig
+from robolearn.policies.bc import BcConfig, BcNet
+from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
+from robolearn.policies.diffusion import DiffusionConfig, DiffusionNet
+
+__all__ = ["Config", "cache_features", "run"]
+
+CHOICE = "the last step's averaged weights; no checkpoint was selected by a score"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a policy by imitation. Give `steps`, `minutes`, or both: what comes first ends it, and sets the learning rate's fall."""
+
+    data: Path
+    """The store to learn from."""
+    out: Path
+    """Artefact folder: policy.pt, metrics.jsonl; encoder.safetensors where one was pretrained."""
+    policy: Literal["diffusion", "bc"] = "diffusion"
+    """diffusion: Diffusion Policy; bc: chunked regression."""
+    inputs: ChunkConfig = ChunkConfig()
+    """What the policy sees, and how many actions it answers with."""
+    diffusion: DiffusionNet = DiffusionNet()
+    bc: BcNet = BcNet()
+    imitation: ImitationConfig = ImitationConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    """Of a frozen encoder without weights."""
+    steps: int = 12000
+    """Updates at most."""
+    minutes: float | None = None
+    """Minutes of training at most, without the encoder's; None: as many as `steps` take."""
+    batch_size: int = 256
+    episodes: Literal["all", "successful"] = "all"
+    """successful: leave out episodes known to have failed."""
+    validation: float = 0.04
+    """Share of the episodes, whole ones, that is held out and measured on, never trained on."""
+    seed: int = 0
+    device: str = "auto"
+    """auto (cuda where there is one), cpu, cuda, cuda:1, ..."""
+    threads: int = 0
+    """CPU threads of torch; 0: its own choice."""
+    save_every_s: float = 60.0
+    """Seconds between saves of the training's state, from which the same command resumes."""
+    overwrite: bool = False
+    """Discard what another config left in `out`."""
+
+
+def policy_config(config: Config) -> DiffusionConfig | BcConfig:
+    """The chosen policy's own config, as its checkpoint carries it."""
+    inputs = dict(vars(config.inputs))
+    if config.policy == "bc":
+        return BcConfig(**inputs, **vars(config.bc))
+    return DiffusionConfig(**inputs, **vars(config.diffusion))
+
+
+def run(config: Config) -> None:
+    """Train, or go on training, or say that it is done."""
+    console = Console(stderr=True)
+    folder = Run(config.out, config, config.overwrite)
+    if folder.finished():
+        console.print(f"{config.out}: already trained ({folder.result().get('steps')} steps)")
+        return
+    _check(config)
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    store = EpisodeStore.open(config.data)
+    settings = policy_config(config)
+    torch.manual_seed(config.seed)  # the initial weights and dropout; everything else draws from generators of its own
+    policy = settings.build(store.spec).to(device)
+    policy.seed(config.seed)
+    with folder:
+        training = Training(config, folder, store, policy)
+        steps, seconds = training.run()
+        save_checkpoint(
+            config.out / "policy.pt",
+            training.learner.policy,
+            settings,
+            {
+                "data": str(config.data),
+                "steps": steps,
+                "seconds": seconds,
+                "seed": config.seed,
+                "encoder": training.origin,
+                "choice": CHOICE,
+            },
+        )
+        folder.finish(
+            steps=steps,
+            train_seconds=round(seconds, 1),
+            encoder=training.origin,
+            parameters=sum(p.numel() for p in policy.parameters()),
+            trainable=sum(p.numel() for p in policy.parameters() if p.requires_grad),
+            device=str(device),
+            checkpoint="policy.pt",
+            choice=CHOICE,
+            **training.validate(),
+        )
+        (config.out / "training.pt").unlink(missing_ok=True)
+    console.print(f"{config.out / 'policy.pt'}: {steps} steps in {seconds / 60:.1f} minutes; encoder: {training.origin}")
+
+
+class Training:
+    """One training in its folder: everything between the store and the checkpoint."""
+
+    def __init__(self, config: Config, folder: Run, store: EpisodeStore, policy: ChunkPolicy):
+        self.config, self.folder, self.device = config, folder, next(policy.parameters()).device
+        rng = np.random.default_rng(config.seed)
+        training, held_out = split(store, config.validation, rng)
+        if config.episodes == "successful":
+            training = [np.array([i for i in training[0] if store.meta(int(i)).get("success") is not False], dtype=np.int64)]
+        self.origin, key = "none", None
+        encoder, encoder_config = policy.encoder, policy.config.encoder
+        if encoder is not None and encoder_config is not None:
+            with folder.timed("encoder"):
+                self.origin = "from scratch, with the policy"
+                if encoder_config.frozen:
+                    path = config.out / "encoder.safetensors"
+                    self.origin, metrics = give_weights(encoder, encoder_config, store, config.pretrain, config.seed, path)
+                    if metrics:
+                        folder.log(**metrics)
+                    key = cache_features(store, encoder, encoder_config)
+                elif encoder_config.weights:
+                    self.origin = f"{encoder.load_weights(encoder_config.weights)}, tuned with the policy"
+        self.windows, self.held_out = (
+            Windows(
+                store,
+                policy.history,
+                policy.horizon,
+                cameras=tuple(policy.spec.cameras),
+                state_keys=tuple(policy.spec.state),
+                episodes=episodes,
+                features_key=key,
+                images=key is None and bool(policy.spec.cameras),
+                ram_limit_mb=2000,
+            )
+            if len(episodes[0])
+            else None
+            for episodes in (training, held_out)
+        )
+        if self.windows is None:
+            raise UserError(f"{config.data}: no episode to train on: {len(store)} stored, episodes: {config.episodes}")
+        features = None if key is None else np.asarray(store.features(key))
+        policy.fit_normalizers(self.windows.lowdim("state"), self.windows.lowdim("action"), features)
+        self.learner = Imitation(policy, config.imitation)
+        self.batches = Batches(self.windows, config.batch_size, rng, self.device)
+        self.steps, self.seconds = 0, 0.0
+        self._state_path, self._saved = config.out / "training.pt", 0.0
+        self._recent: list[Metrics] = []
+        self._resume(store)
+
+    def run(self) -> tuple[int, float]:
+        limit = None if self.config.minutes is None else 60 * self.config.minutes
+        self._saved = self.seconds
+        with self.batches, self.folder.timed("train"):
+            return fit(self.learner, self.batches, self.config.steps, limit, self.steps, self.seconds, self._on_step, self.config.policy)
+
+    def validate(self) -> Metrics:
+        """Held-out episodes, averaged weights, always the same noise. action_error: mean distance of a drawn action, in units of
+        the actions' half range; a weak sign of success, as every offline measure is."""
+        policy = self.learner.policy
+        if self.held_out is None or not isinstance(policy, ChunkPolicy):
+            return {}
+        policy.seed(self.config.seed)
+        rows = np.linspace(0, len(self.held_out) - 1, min(len(self.held_out), 256)).astype(np.int64)
+        batch = self.held_out.batch(rows).to(self.device)
+        with torch.no_grad():
+            loss = policy.eval().loss(batch)[1]["loss"]
+            return {"val_loss": loss, "val_action_error": _action_error(policy, batch)}
+
+    def _on_step(self, step: int, seconds: float, metrics: Metrics) -> None:
+        self._recent.append(metrics)
+        if step % 100 == 0:
+            means = {name: float(np.mean([m[name] for m in self._recent])) for name in metrics}
+            self._recent.clear()
+            self.folder.log(step=step, train_seconds=round(seconds, 2), **means, **(self.validate() if step % 1000 == 0 else {}))
+        if seconds - self._saved >= self.config.save_every_s:
+            self._saved = seconds
+            save_state(self._state_path, self._state(step, seconds))
+
+    def _state(self, step: int, seconds: float) -> dict[str, Any]:
+        return {
+            "spec": self.learner.policy.spec.to_dict(),
+            "learner": self.learner.state_dict(),
+            "batches": self.batches.state_dict(),
+            "steps": step,
+            "seconds": seconds,
+            "encoder": self.origin,
+        }
+
+    def _resume(self, store: EpisodeStore) -> None:
+        if not self._state_path.exists():
+            return
+        state: Mapping[str, Any] = load_state(self._state_path, self.device)
+        if state["spec"] != self.learner.policy.spec.to_dict():
+            raise UserError(f"{self._state_path}: began on data of another robot than {store.path}; --overwrite starts anew")
+        try:
+            self.batches.load_state_dict(state["batches"])
+        except ValueError as error:
+            raise UserError(f"{self._state_path}: {error}; --overwrite starts anew") from error
+        self.learner.load_state_dict(state["learner"])
+        self.steps, self.seconds, self.origin = state["steps"], state["seconds"], state["encoder"]
+
+
+def _action_error(policy: ChunkPolicy, batch: Batch) -> float:
+    difference = policy.action_norm.normalize(policy.act(batch.obs)) - policy.action_norm.normalize(batch.action)
+    return float(difference.norm(dim=-1)[~batch.pad].mean())
+
+
+def _check(config: Config) -> None:
+    for name, value, unit in (
+        ("steps", config.steps, "updates"),
+        ("batch_size", config.batch_size, "rows"),
+        ("minutes", config.minutes, "min"),
+    ):
+        if value is not None and value <= 0:
+            raise UserError(f"{name}: {value} {unit}; expected more than 0")
+    if not 0 <= config.validation < 1:
+        raise UserError(f"validation: {config.validation} of the episodes; expected 0 to below 1")
+    if config.device != "auto":
+        try:
+            torch.empty(0, device=config.device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"device: '{config.device}' is not here ({str(error).splitlines()[0]}); valid: auto, cpu, cuda") from error
