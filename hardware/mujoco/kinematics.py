@@ -28,7 +28,8 @@ class EeDelta:
         self._qpos, self._dof = model.jnt_qposadr[joint_ids], model.jnt_dofadr[joint_ids]
         self._low, self._high = model.jnt_range[joint_ids].T
         self._site, self._home = model.site(site).id, np.array(home, dtype=np.float64)
-        self._jacobian = np.zeros((6, model.nv))
+        self._jacobian, self._solution = np.zeros((6, model.nv)), np.zeros(6)
+        self._damping = self.DAMPING**2 * np.eye(6)
         self._forward(self._home)
         self.home_rotation = self._data.site_xmat[self._site].reshape(3, 3).copy()
 
@@ -44,9 +45,10 @@ class EeDelta:
             mujoco.mj_jacSite(self._model, self._data, self._jacobian[:3], self._jacobian[3:], self._site)
             jacobian = self._jacobian[:, self._dof]
             spare = self.POSTURE_GAIN * (self._home - q)
-            damped = jacobian @ jacobian.T + self.DAMPING**2 * np.eye(6)
-            step = spare + jacobian.T @ np.linalg.solve(damped, error - jacobian @ spare)
-            q = np.clip(q + step, self._low, self._high)
+            damped = jacobian @ jacobian.T + self._damping
+            mujoco.mju_cholFactor(damped, 0.0)  # not LAPACK: its threads cost 1 ms here when the machine is busy
+            mujoco.mju_cholSolve(self._solution, damped, error - jacobian @ spare)
+            q = np.clip(q + spare + jacobian.T @ self._solution, self._low, self._high)
         if np.abs(self._error(q, goal)).max() > self.REACHED:
             raise HardwareError(f"action: end effector at {goal.round(3).tolist()} m is out of the arm's reach")
         return q, float(action[3])

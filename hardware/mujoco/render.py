@@ -18,7 +18,7 @@ class Renderer:
     """Draws a scene's cameras into uint8 (H, W, 3) RGB, upright.
 
     Against MuJoCo's defaults (and robosuite's): no multisampling, no mirror images (every reflecting table leg draws the
-    scene once more), and geoms whose bounding sphere lies outside the picture are left out, which changes no pixel.
+    scene once more), and geoms whose bounding box lies outside the picture are left out, which changes no pixel.
     """
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, size: tuple[int, int]) -> None:
@@ -65,15 +65,18 @@ class Renderer:
         return self._pixels[::-1].copy()  # OpenGL's first row is the lowest
 
     def _seen(self, camera: int) -> np.ndarray:
-        """bool (visual geoms,): does the bounding sphere touch the camera's pyramid of sight? Planes (radius 0) always do."""
-        radius = self._model.geom_rbound[self._visual]
-        centre = self._data.geom_xpos[self._visual] - self._data.cam_xpos[camera]
-        right, up, depth = (centre @ self._data.cam_xmat[camera].reshape(3, 3) * (1, 1, -1)).T
-        half_height = np.radians(self._model.cam_fovy[camera]) / 2
+        """bool (visual geoms,): does the box around the geom reach into the camera's pyramid of sight? Planes always do."""
+        model, data, ids = self._model, self._data, self._visual
+        half_height = np.radians(model.cam_fovy[camera]) / 2
         half_width = np.arctan(np.tan(half_height) * self.size[1] / self.size[0])
-        beside = np.abs(right) * np.cos(half_width) - depth * np.sin(half_width) > radius
-        above = np.abs(up) * np.cos(half_height) - depth * np.sin(half_height) > radius
-        return ~(beside | above | (depth < -radius)) | (radius == 0)
+        (ch, sh), (cw, sw) = ((np.cos(angle), np.sin(angle)) for angle in (half_height, half_width))
+        outward = np.array([[cw, 0, sw], [-cw, 0, sw], [0, ch, sh], [0, -ch, sh]])  # the four sides; the camera looks along -z
+        outward = outward @ data.cam_xmat[camera].reshape(3, 3).T
+        turned = data.geom_xmat[ids].reshape(-1, 3, 3)
+        centre = data.geom_xpos[ids] + (turned @ model.geom_aabb[ids, :3, None])[..., 0]
+        reach = (np.abs(outward @ turned) @ model.geom_aabb[ids, 3:, None])[..., 0]
+        inside = (centre - data.cam_xpos[camera]) @ outward.T <= reach
+        return inside.all(axis=1) | (model.geom_type[ids] == mujoco.mjtGeom.mjGEOM_PLANE)
 
     def close(self) -> None:
         """Free the OpenGL context. Again: nothing."""

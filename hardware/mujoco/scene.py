@@ -39,6 +39,7 @@ class Scene:
         ranges, fingers = self.model.actuator_ctrlrange[self._finger_motors], np.arange(len(self._finger_motors))
         far = np.abs(ranges).argmax(axis=1)
         self._open, self._closed = ranges[fingers, far], ranges[fingers, 1 - far]
+        self._opening_share = 1.0 / (self._open - self._closed) / len(fingers)
         self._ramp = round(1.0 / SETPOINT_HZ / self.model.opt.timestep)  # physics steps from one setpoint to the next
         self._make_servos()
         self.hold()
@@ -87,8 +88,8 @@ class Scene:
 
     def gripper(self) -> float:
         """Measured opening, 0 closed .. 1 open."""
-        opening = (self.data.qpos[self._finger_qpos] - self._closed) / (self._open - self._closed)
-        return float(np.clip(opening.mean(), 0.0, 1.0))
+        travel = self.data.qpos[self._finger_qpos] - self._closed
+        return min(max(float(travel @ self._opening_share), 0.0), 1.0)
 
 
 def _make(environment: str):
