@@ -58,19 +58,20 @@ def _run(argv: list[str]) -> None:
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # read when a simulator is first imported
     experiment = import_module(f"robolearn.experiments.{verb}")
-    experiment.run(parse(verb, experiment.Config, rest))
+    experiment.run(parse(verb, experiment.Config, rest, getattr(experiment, "DEFAULT", None)))
 
 
-def parse(verb: str, cls: type, words: Sequence[str]) -> Any:
-    """A `cls` from `[config.yaml] [--field value ...]`; raises UserError for what does not fit."""
+def parse(verb: str, cls: type, words: Sequence[str], default_file: Path | None = None) -> Any:
+    """A `cls` from `[config.yaml] [--field value ...]`; raises UserError for what does not fit. default_file: read where none is named."""
     import tyro
 
     from robolearn.core.config import load_config
 
     rest = list(words)
     default: Any = tyro.MISSING_NONPROP
-    if rest and not rest[0].startswith("-"):
-        default = load_config(Path(rest.pop(0)), cls, missing=tyro.MISSING)
+    file = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else default_file
+    if file is not None:
+        default = load_config(file, cls, missing=tyro.MISSING)
     said = io.StringIO()
     try:
         with redirect_stderr(said):

@@ -87,6 +87,14 @@ def test_flags_lie_over_the_file_over_the_defaults(ran: list, tmp_path: Path) ->
     assert ran == [Config(x, 5.0, Part(9)), Config(x, 0.1, Part(3)), Config(x, 3.0, Part())]
 
 
+def test_a_verb_may_name_the_file_it_starts_from(ran: list, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("store: own\nseconds: 5")
+    (tmp_path / "c.yaml").write_text("store: named")
+    sys.modules["robolearn.experiments.train"].DEFAULT = tmp_path / "own.yaml"  # type: ignore[attr-defined]
+    assert cli.main(["train", "--seconds", "6"]) == cli.main(["train", str(tmp_path / "c.yaml")]) == 0
+    assert ran == [Config(Path("own"), 6.0), Config(Path("named"), 3.0)]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
