@@ -14,6 +14,7 @@ from robolearn.data.episode import Episode
 
 MIN_HEIGHT_PX = 168  # small camera frames are enlarged to this
 BAR_PX = 24
+HOLD_S = 0.8  # the last frame stays, so that the ending can be read before the film starts again
 GREEN, RED, GREY, AMBER = (62, 142, 92), (176, 74, 66), (58, 62, 68), (214, 158, 60)
 
 
@@ -37,7 +38,9 @@ def film(episode: Episode, rate_hz: float, label: str = "") -> Iterator[np.ndarr
             colour, word = GREY, ""
         text = "  ".join(part for part in (label, f"{row / rate_hz:4.1f} s", word) if part)
         share = float(doubt[row]) / ceiling if doubt is not None and ceiling > 0 and np.isfinite(doubt[row]) else None
-        yield np.vstack([picture, _bar(picture.shape[1], colour, text, share)])
+        frame = np.vstack([picture, _bar(picture.shape[1], colour, text, share)])
+        for _ in range(1 + round(HOLD_S * rate_hz) if row == len(episode) - 1 else 1):
+            yield frame
 
 
 def write_frames(frames: Iterable[np.ndarray], path: Path, rate_hz: float) -> None:

@@ -53,7 +53,7 @@ class Config:
 
 def run(config: Config) -> Evaluation:
     """Raises UserError: checkpoint absent, made for another robot, chunk longer than its horizon."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
     folder = Run(config.out, config, config.overwrite)
     check_fits(config.checkpoint, hardware.spec_of(config.robot))
     digest = hashlib.sha256(config.checkpoint.read_bytes()).hexdigest()[:16]

@@ -30,5 +30,5 @@ def run(config: Config) -> Path:
     out = config.run / "report.html" if config.out is None else config.out
     html = render(config.run)
     write_atomic(out, html.encode())
-    Console(stderr=True).print(f"{out}: {len(html.encode()) / 2**20:.1f} MiB", highlight=False)
+    Console(stderr=True, soft_wrap=True).print(f"{out}: {len(html.encode()) / 2**20:.1f} MiB", highlight=False)
     return out

@@ -26,6 +26,7 @@ from robolearn.core.errors import UserError
 from robolearn.core.run import Run, require_free
 from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.video import write_video
+from robolearn.runtime.attended import Attended, LiveView
 from robolearn.runtime.rollout import Step, rollout
 from robolearn.tasks import Task, operator_for, task_for
 
@@ -59,13 +60,15 @@ class Config:
     videos: int = 2
     """Film the first this many episodes."""
     leader: LeaderConfig = LeaderConfig()
+    view_port: int | None = 8642
+    """Show a person the cameras at http://127.0.0.1:PORT; 0: any free port, None: no view."""
     overwrite: bool = False
     """Discard what another config left in `out`."""
 
 
 def run(config: Config) -> None:
     """Ctrl-C stops the robot first; finished episodes are on the disk by then and the same command goes on after them."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
     folder = Run(config.out, config, config.overwrite)
     if folder.finished():
         console.print(f"{config.out}: already complete")
@@ -135,8 +138,13 @@ def _pilot_for(config: Config, robot: SafeRobot, stack: ExitStack) -> Callable[[
         operator_for(robot, np.random.default_rng(0))  # refuses a body without one before anything is written
         return lambda index: operator_for(robot, np.random.default_rng([config.seed, index, 1]))
     device = stack.enter_context(_device(config, robot))
+    view = None
+    if robot.spec.cameras and config.view_port is not None:
+        view = stack.enter_context(LiveView(config.view_port))
+        sys.stderr.write(f"cameras: {view.url}\n")
     sys.stderr.write(f"{device.help}\n")
-    return lambda index: device
+    pilot = Attended(device, view)
+    return lambda index: pilot
 
 
 def _device(config: Config, robot: SafeRobot) -> Operator:

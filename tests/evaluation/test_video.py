@@ -35,7 +35,7 @@ def test_a_browser_can_play_it(tmp_path):
         assert float(stream.average_rate) == pytest.approx(10.0)
     data = path.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat"), "plays before it is loaded whole"
-    assert len(frames) == 12
+    assert len(frames) == 12 + 8, "the ending stays for a while"
     assert frames[0].shape == (MIN_HEIGHT_PX + BAR_PX, 4 * 85, 3)
     for row in (0, 6, 11):
         assert abs(int(frames[row][80, 200].mean()) - 20 * row) < 12
@@ -47,8 +47,8 @@ def test_the_bar_turns_green_from_the_moment_of_success_and_red_at_a_failed_end(
     def bar(frame):
         return tuple(frame[-3, 2])
 
-    assert [bar(f) == GREEN for f in won] == [False] * 9 + [True] * 3
-    assert [bar(f) == RED for f in lost] == [False] * 11 + [True]
+    assert [bar(f) == GREEN for f in won] == [False] * 9 + [True] * 11
+    assert [bar(f) == RED for f in lost] == [False] * 11 + [True] * 9
 
 
 def test_the_planners_doubt_fills_its_gauge():

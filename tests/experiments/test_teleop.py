@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -23,6 +24,7 @@ FAKE = RobotConfig(body="fake", image_size=16)
 # The verb in a process of its own, which also writes down how the robot was left.
 DRIVER = """
 import sys
+import threading
 from hardware.robot import SafeRobot
 from robolearn.cli import main
 close = SafeRobot.close
@@ -145,3 +147,34 @@ def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, words, message):
         run(parse("teleop", Config, ["--out", str(tmp_path / "run"), *words]))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_person_drives_the_simulator_from_a_terminal(tmp_path):
+    """A real process on a real pseudo-terminal: the hand goes down, the gripper closes, the person says success."""
+    master, slave = os.openpty()
+    words = ["teleop", "--pilot", "keyboard", "--episodes", "1", "--videos", "0", "--view-port", "0", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen([sys.executable, "-m", "robolearn.cli", *words], stdin=slave, stderr=subprocess.PIPE, text=True)
+    heard = ""
+    while "u/d" not in heard:  # the key map is shown when it is ready to drive
+        line = process.stderr.readline()
+        assert line, heard
+        heard += line
+    assert "cameras: http://127.0.0.1:" in heard
+    drain = threading.Thread(target=process.stderr.read, daemon=True)
+    drain.start()
+    started = time.monotonic()
+    for key in b"+" * 4 + b"d" * 20 + b" " + b"u" * 5:
+        os.write(master, bytes([key]))
+        time.sleep(0.1)
+    os.write(master, b"s")
+    assert process.wait(60) == 0
+    drain.join()
+    process.stderr.close()
+    os.close(master), os.close(slave)
+    (episode,) = episodes(tmp_path / "run")
+    assert (episode.source == Source.HUMAN).all() and episode.success and episode.meta["operator"] == "keyboard"
+    height, gripper = episode.state["ee_pos"][:, 2], episode.action[:, 3]
+    assert height.min() < height[0] - 0.05 and height[-1] > height.min() + 0.01
+    assert gripper[0] == 1 and gripper[-1] == 0
+    assert episode.time[-1] - episode.time[0] < time.monotonic() - started + 0.5, "no faster than the world"

@@ -1,0 +1,120 @@
+"""What a person needs around a device: a simulator that runs no faster than the world, and something to look at."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+
+import numpy as np
+from PIL import Image
+
+from hardware.types import Command, Observation, Pilot
+from robolearn.core.errors import UserError
+
+_PAGE = b"""<!doctype html><title>robolearn</title><style>body{margin:0;background:#17191c;display:grid;place-items:center;height:100vh}
+img{width:min(96vw,190vh);image-rendering:pixelated}</style><img src="stream">"""
+_SEPARATOR = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+
+
+class Attended:
+    """Hands decisions on to the person's device, each no sooner than its time; shows the cameras on `view`, if any."""
+
+    def __init__(self, pilot: Pilot, view: LiveView | None = None) -> None:
+        self.pilot, self.view = pilot, view
+        self._ahead: float | None = None  # of the wall clock, by which the episode's time began
+
+    @property
+    def verdict(self) -> str | None:
+        return getattr(self.pilot, "verdict", None)
+
+    def reset(self) -> None:
+        self._ahead = None
+        self.pilot.reset()
+
+    def decide(self, observation: Observation) -> Command:
+        if self.view is not None:
+            self.view.show(observation.images)
+        now = time.monotonic()
+        if self._ahead is None or observation.time < self._ahead + now:  # too slow for real time: no catching up in a burst
+            self._ahead = observation.time - now
+        time.sleep(max(0.0, observation.time - self._ahead - now))
+        return self.pilot.decide(observation)
+
+
+class LiveView:
+    """The cameras side by side as moving pictures at http://127.0.0.1:port, for a browser here or at the end of an ssh tunnel."""
+
+    def __init__(self, port: int = 8642) -> None:
+        self._frame, self._count, self._fresh = b"", 0, threading.Condition()
+        self._closed = False
+        try:
+            self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"view_port: {port} cannot be used ({getattr(error, 'strerror', None) or error}); 0 picks a free one"
+            ) from error
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+
+    def __enter__(self) -> LiveView:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._fresh:
+            self._closed = True
+            self._fresh.notify_all()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def show(self, images: Mapping[str, np.ndarray]) -> None:
+        """uint8 (H, W, 3) each. Never waits for whoever looks."""
+        if not images:
+            return
+        height = max(image.shape[0] for image in images.values())
+        picture = np.hstack([np.pad(image, ((0, height - image.shape[0]), (0, 0), (0, 0))) for image in images.values()])
+        encoded = io.BytesIO()
+        Image.fromarray(picture).save(encoded, "JPEG", quality=90)
+        with self._fresh:
+            self._frame, self._count = encoded.getvalue(), self._count + 1
+            self._fresh.notify_all()
+
+    def after(self, count: int) -> tuple[bytes, int]:
+        """Wait for a frame newer than the `count`-th; (b"", count) once closed."""
+        with self._fresh:
+            self._fresh.wait_for(lambda: self._count > count or self._closed)
+            return (b"", count) if self._closed else (self._frame, self._count)
+
+
+def _handler(view: LiveView) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/stream":
+                self._stream()
+                return
+            found = self.path == "/"
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(_PAGE if found else b"")
+
+        def _stream(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            frame, count = view.after(0)
+            try:
+                while frame:
+                    self.wfile.write(_SEPARATOR % len(frame) + frame + b"\r\n")
+                    frame, count = view.after(count)
+            except ConnectionError:
+                pass  # the browser was closed
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass  # the terminal belongs to the progress bar
+
+    return Handler
