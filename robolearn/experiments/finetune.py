@@ -20,6 +20,7 @@ from rich.progress import track
 import hardware
 from hardware import RobotConfig
 from hardware.robot import SafeRobot
+from hardware.testing import LimitProbe
 from hardware.types import RobotSpec, Source
 from robolearn.core.checkpoint import load_policy, load_state, save_checkpoint, save_state
 from robolearn.core.errors import UserError
@@ -27,7 +28,8 @@ from robolearn.core.run import Run
 from robolearn.core.types import Batch, concat
 from robolearn.data.store import EpisodeStore
 from robolearn.data.windows import Windows, split
-from robolearn.experiments.train import cache_features
+from robolearn.experiments.evaluate import check_fits
+from robolearn.experiments.vision import cache_features
 from robolearn.learners.imitation import Imitation, ImitationConfig
 from robolearn.learners.latent_mpc import LatentMpc, LatentMpcConfig
 from robolearn.planning.mppi import MppiConfig, Planner, PlannerConfig
@@ -72,6 +74,22 @@ class Config:
     imitation: ImitationConfig = ImitationConfig(lr=1e-4, schedule="constant", warmup=1)
     threads: int = 2
     """torch CPU threads."""
+    overwrite: bool = False
+    """Discard what another config left in `out`."""
+
+
+_LOGGED = (
+    "episode",
+    "success",
+    "return",
+    "length",
+    "uncertainty",
+    "uncertainty_max",
+    "interventions",
+    "setpoints",
+    "violations",
+    "stopped",
+)
 
 
 class Mixture:
@@ -92,23 +110,27 @@ class Mixture:
 
 def run(config: Config) -> dict:
     """Pretrain the world model, fly and learn `episodes` times, write planner.pt. Resumes after the last finished episode."""
-    record = Run(config.out, config)
+    record = Run(config.out, config, config.overwrite)
     if record.finished():
         return record.result()
     torch.set_num_threads(config.threads)
     robot_spec = hardware.spec_of(config.robot)
-    policy = load_policy(config.checkpoint, robot_spec)
+    check_fits(config.checkpoint, robot_spec)
+    policy = load_policy(config.checkpoint)
     if not isinstance(policy, DiffusionPolicy):
         raise UserError(f"{config.checkpoint}: a {type(policy).__name__}; fine-tuning starts from a DiffusionPolicy")
+    if policy.config.encoder is not None and not policy.config.encoder.frozen:
+        raise UserError(f"{config.checkpoint}: inputs.encoder.frozen is false; fine-tuning plans on the features of a frozen encoder")
     store = EpisodeStore.open(config.data)
     if differences := store.spec.diff(robot_spec):
         raise UserError(f"{config.data}: recorded on another robot (data != robot): {'; '.join(differences)}")
     with record, hardware.open(config.robot) as robot:
         session = Session(config, record, policy, store)
         session.pretrain()
+        probe = LimitProbe.attach(robot)  # judges what reaches the motors, and shares no code with the governor
         with session.open_online(robot.spec) as online:
             while session.episodes < config.episodes:
-                session.fly(robot, online)
+                session.fly(robot, online, probe)
                 session.learn(online)
         save_checkpoint(config.out / "planner.pt", session.planner, session.planner.config, {"episodes": session.episodes})
         result = session.summary()
@@ -126,7 +148,7 @@ class Session:
         imitation = Imitation(copy.deepcopy(policy), config.imitation)
         self.planner.prior = imitation.policy  # the averaged weights fly; the trained ones learn
         self.planner.eval()
-        self.key = cache_features(self.planner.prior, store)
+        self.key = self._encode(store)
         self.rng = np.random.default_rng(config.seed)
         (train,), (held_out,) = split(store, config.held_out, np.random.default_rng(config.seed))
         self.old, self.held_out = self._windows(store, train), self._windows(store, held_out)
@@ -157,7 +179,7 @@ class Session:
             return EpisodeStore.open(path, "a")
         return EpisodeStore.create(path, spec, {"source": "robolearn finetune", "checkpoint": str(self.config.checkpoint)})
 
-    def fly(self, robot: SafeRobot, online: EpisodeStore) -> None:
+    def fly(self, robot: SafeRobot, online: EpisodeStore, probe: LimitProbe) -> None:
         """One exploring episode into the store; one that was stored before a crash is not flown again."""
         index = self.episodes
         if index < len(online):
@@ -166,24 +188,31 @@ class Session:
         planner.release.fill_(min(1.0, index / max(1, config.release_episodes)))
         planner.explore = True
         pilot = PolicyPilot(planner, config.chunk, seed=config.seed + index, source=Source.PLANNER)
+        written, violations = probe.setpoints, Counter(probe.violations)
         with self.record.timed("fly"):
             episode = rollout(robot, pilot, task_for(config.robot.body), np.random.default_rng([config.seed, index]))
         planner.explore = False
         doubt = episode.notes["uncertainty"]
         self._log_doubt(index, doubt)
-        meta = {**episode.meta, "episode": index, "uncertainty": float(np.nanmean(doubt)), "uncertainty_max": float(np.nanmax(doubt))}
-        online.append(replace(episode, meta=meta))
+        meta = {
+            "episode": index,
+            "uncertainty": float(np.nanmean(doubt)),
+            "uncertainty_max": float(np.nanmax(doubt)),
+            "setpoints": probe.setpoints - written,
+            "violations": dict(probe.violations - violations),
+        }
+        online.append(replace(episode, meta={**episode.meta, **meta}))
 
     def learn(self, online: EpisodeStore) -> None:
         """Updates on half old, half new rows, then the session is saved: from here on the episode counts."""
         config, meta = self.config, online.meta(self.episodes)
         with self.record.timed("learn"):
-            cache_features(self.planner.prior, online)
+            self._encode(online)
             self.mixture.new = self._windows(online, range(len(online)))
             model = [self.learner.update_model(self.mixture.draw()) for _ in range(config.model_updates)]
             policy = [self.learner.update_policy(self.mixture.draw()) for _ in range(config.policy_updates)]
             self.learner.calibrate(self.held_out.batch(np.arange(len(self.held_out))))
-        row = {k: meta[k] for k in ("episode", "success", "return", "length", "uncertainty", "uncertainty_max", "interventions", "stopped")}
+        row = {name: meta[name] for name in _LOGGED}
         self.flown.append(row)
         self.record.log(kind="episode", **row)
         self.record.log(kind="update", episode=self.episodes, **mean_metrics(model), **mean_metrics(policy))
@@ -191,13 +220,22 @@ class Session:
         self._save()
 
     def summary(self) -> dict:
-        interventions = sum((Counter(row["interventions"]) for row in self.flown), Counter())
+        total = lambda name: dict(sum((Counter(row[name]) for row in self.flown), Counter()))  # noqa: E731
         return {
             "episodes": len(self.flown),
             "successes": sum(row["success"] for row in self.flown),
-            "interventions": dict(interventions),
+            "interventions": total("interventions"),
+            "setpoints": sum(row["setpoints"] for row in self.flown),
+            "violations_at_the_actuator": total("violations"),
             "steps": sum(row["length"] for row in self.flown),
         }
+
+    def _encode(self, store: EpisodeStore) -> str | None:
+        """Cache the frozen encoder's features of rows that have none; None for a robot without cameras."""
+        prior = self.planner.prior
+        if prior.encoder is None or prior.config.encoder is None:
+            return None
+        return cache_features(store, prior.encoder, prior.config.encoder)
 
     def _windows(self, store: EpisodeStore, episodes: Sequence[int]) -> Windows:
         prior = self.planner.prior
