@@ -28,15 +28,15 @@ def give_weights(
 ) -> tuple[str, Metrics]:
     """Fill a frozen encoder: from config.weights, or else by self-supervision on the store's own frames.
 
-    `path` keeps the result, so that an interrupted training goes on with the same one. Returns where the weights came
+    `path` keeps what was learned, so that an interrupted training goes on with it. Returns where the weights came
     from ("file:...", "hub:...", "self-supervised on this dataset") and what the pretraining measured.
     """
     learned = "self-supervised on this dataset"
-    if path.exists():
-        encoder.load_state_dict(load_file(path))
-        return f"hub or file: {config.weights}" if config.weights else learned, {}
     if config.weights:
         return encoder.load_weights(config.weights), {}
+    if path.exists():
+        encoder.load_state_dict(load_file(path))
+        return learned, {}
     if not isinstance(encoder, SmallCnn):
         raise UserError(
             f"inputs.encoder: a frozen {type(encoder).__name__} needs weights (a local file or a hub model); "

@@ -37,6 +37,9 @@ class PretrainConfig:
 class Stamps(nn.Module):
     """Keypoints (N, 2 K) in [-1, 1] -> what they add to the average image, (N, 3, h, w)."""
 
+    rows: Tensor
+    columns: Tensor
+
     def __init__(self, keypoints: int, size: tuple[int, int], patch: int = 9):
         super().__init__()
         self.draw = nn.Conv2d(keypoints, 3, patch, padding=patch // 2)
