@@ -31,7 +31,7 @@ class Normalizer(nn.Module):
     @torch.no_grad()
     def fit(self, data: np.ndarray | Tensor) -> Normalizer:
         """Take offset and scale from `data` (N, D). Raises ValueError unless it is finite and has D columns."""
-        rows = torch.as_tensor(data, dtype=torch.float64).cpu()
+        rows = data.cpu().double() if isinstance(data, Tensor) else torch.from_numpy(np.array(data, dtype=np.float64))
         dim = self.offset.numel()
         if rows.ndim != 2 or rows.shape[1] != dim or len(rows) == 0:
             raise ValueError(f"normalizer: data has shape {tuple(rows.shape)}; expected (N > 0, {dim})")

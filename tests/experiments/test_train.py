@@ -1,0 +1,200 @@
+"""The train verb on the fake arm's episodes: what it leaves behind, what it refuses, how it resumes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import hardware
+from hardware import RobotConfig
+from robolearn.cli import parse
+from robolearn.core.checkpoint import load_policy, read_header
+from robolearn.core.errors import UserError
+from robolearn.data.store import EpisodeStore
+from robolearn.data.windows import Windows
+from robolearn.experiments import train
+from robolearn.experiments.train import Config, run
+from robolearn.learners.imitation import ImitationConfig
+from robolearn.models.encoders.cnn import SmallCnnConfig
+from robolearn.models.encoders.resnet import ResNet18Config
+from robolearn.models.encoders.selfsupervised import PretrainConfig
+from robolearn.policies.bc import BcConfig, BcNet
+from robolearn.policies.chunk import ChunkConfig
+from robolearn.policies.diffusion import DiffusionNet
+from robolearn.runtime.rollout import rollout
+from robolearn.tasks import operator_for, task_for
+
+FAKE = RobotConfig(body="fake", image_size=16)
+EYES = SmallCnnConfig(channels=(8,), strides=(2,), keypoints=4, crop=1.0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Six scripted episodes."""
+    path = tmp_path_factory.mktemp("data") / "fake.zarr"
+    with hardware.open(FAKE) as robot, EpisodeStore.create(path, robot.spec) as store:
+        task, operator = task_for(FAKE.body), operator_for(robot, np.random.default_rng(0))
+        for index in range(6):
+            episode = rollout(robot, operator, task, np.random.default_rng([0, index]))
+            store.append(replace(episode, meta=dict(episode.meta) | {"success": index != 5}))
+    return path
+
+
+@pytest.fixture
+def config(data, tmp_path):
+    return Config(
+        data=data,
+        out=tmp_path / "run",
+        inputs=ChunkConfig(horizon=4),
+        diffusion=DiffusionNet(widths=(8, 16), sample_steps=4),
+        bc=BcNet(hidden=(16,)),
+        pretrain=PretrainConfig(steps=3, batch_size=8),
+        imitation=ImitationConfig(precision="float32", warmup=2),
+        steps=6,
+        batch_size=8,
+        validation=0.2,
+    )
+
+
+def result(config: Config) -> dict:
+    return json.loads((config.out / "done.json").read_text())
+
+
+def obs(config: Config, policy):
+    return Windows(EpisodeStore.open(config.data), policy.history, policy.horizon).batch(np.arange(3)).obs
+
+
+def actions(config: Config) -> torch.Tensor:
+    policy = load_policy(config.out / "policy.pt")
+    policy.seed(0)
+    return policy.act(obs(config, policy))
+
+
+@pytest.mark.parametrize("encoder", [EYES, replace(EYES, frozen=True)])
+def test_a_checkpoint_of_its_own_flies(config, encoder):
+    config = replace(config, inputs=replace(config.inputs, encoder=encoder))
+    run(config)
+    assert {p.name for p in config.out.iterdir()} >= {"policy.pt", "config.yaml", "done.json"}
+    assert not (config.out / "training.pt").exists()
+    assert actions(config).shape == (3, 4, 2)
+    done = result(config)
+    assert done["steps"] == 6 and np.isfinite(done["val_loss"]) and "no checkpoint was selected" in done["choice"]
+    assert done["encoder"] == ("self-supervised on this dataset" if encoder.frozen else "from scratch, with the policy")
+    assert (config.out / "encoder.safetensors").exists() == encoder.frozen
+    assert read_header(config.out / "policy.pt").meta["encoder"] == done["encoder"]
+
+
+def test_frozen_features_are_cached_and_are_what_the_policy_sees_at_run_time(config):
+    config = replace(config, inputs=replace(config.inputs, encoder=replace(EYES, frozen=True)))
+    run(config)
+    policy = load_policy(config.out / "policy.pt")
+    store = EpisodeStore.open(config.data)
+    key = train.cache_features(store, policy.encoder, policy.config.encoder)  # nothing left to do: the same key
+    assert store.has_features(key)
+    windows = Windows(store, policy.history, policy.horizon, features_key=key)
+    batch = windows.batch(np.array([0, 7, 20]))
+    with torch.no_grad():
+        live = policy.encoder(batch.obs.images)
+    assert torch.allclose(batch.obs.features, live, atol=1e-5)
+    assert not torch.allclose(batch.obs.features[0], batch.obs.features[2], atol=1e-3), "different images, different features"
+
+
+def test_pretrained_weights_from_a_file_are_named_in_the_result(config, tmp_path):
+    encoder = ResNet18Config(frozen=True)
+    torch.manual_seed(3)
+    torch.save(encoder.build({"top": (16, 16)}).nets["shared"].state_dict(), tmp_path / "resnet18.pth")
+    config = replace(config, inputs=replace(config.inputs, encoder=replace(encoder, weights=str(tmp_path / "resnet18.pth"))), steps=2)
+    run(config)
+    assert result(config)["encoder"] == "file:resnet18.pth"
+    with pytest.raises(UserError, match="frozen ResNet18 needs weights"):
+        run(replace(config, out=tmp_path / "other", inputs=replace(config.inputs, encoder=encoder)))
+    assert not (tmp_path / "other").exists()
+
+
+def test_policy_bc_is_one_word_away(config, data):
+    words = ["--data", str(data), "--out", str(config.out), "--policy", "bc", "--steps", "2", "--bc.hidden", "8", "--inputs.horizon", "2"]
+    run(parse("train", Config, words))
+    header = read_header(config.out / "policy.pt")
+    assert isinstance(header.config, BcConfig) and header.config.hidden == (8,) and header.config.horizon == 2
+
+
+@pytest.mark.parametrize("name", ["pusht_state", "pusht_image", "lift_diffusion", "lift_bc"])
+def test_the_configs_are_valid(name):
+    config = parse("train", Config, [f"configs/train/{name}.yaml", "--seed", "3"])
+    assert config.seed == 3 and config.policy in name + "diffusion"
+
+
+def test_an_interrupted_training_resumes_and_ends_where_a_whole_one_does(config, tmp_path, monkeypatch):
+    run(config)
+    torn = replace(config, out=tmp_path / "torn", save_every_s=0.0)
+    update = train.Imitation.update
+
+    def interrupted(self, batch):
+        if self.steps == 4:
+            raise KeyboardInterrupt
+        return update(self, batch)
+
+    monkeypatch.setattr(train.Imitation, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(torn)
+    monkeypatch.undo()
+    assert (torn.out / "training.pt").exists() and not (torn.out / "policy.pt").exists()
+    run(torn)
+    assert result(torn)["steps"] == 6
+    assert torch.equal(actions(torn), actions(config))
+
+
+def test_a_finished_training_is_not_repeated(config, monkeypatch):
+    run(config)
+    written = (config.out / "policy.pt").stat().st_mtime_ns
+    monkeypatch.setattr(train.EpisodeStore, "open", None)  # it must not even look at the data
+    run(config)
+    assert (config.out / "policy.pt").stat().st_mtime_ns == written
+
+
+def test_failed_episodes_can_be_left_out_and_validation_is_never_trained_on(config, monkeypatch):
+    made = []
+
+    class Spy(Windows):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings)
+            made.append([set(map(int, chosen)) for chosen in settings["episodes"]][0])
+
+    monkeypatch.setattr(train, "Windows", Spy)
+    run(replace(config, episodes="successful", steps=1))
+    training, held_out = made
+    assert len(held_out) == 1 and not training & held_out and 5 not in training
+
+
+def test_minutes_end_a_training_too(config):
+    run(replace(config, steps=10**6, minutes=0.002))
+    assert 0 < result(config)["steps"] < 10**6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps: 0 updates; expected more than 0"),
+        ({"validation": 1.0}, "validation: 1.0 of the episodes; expected 0 to below 1"),
+        ({"device": "cuda:99"}, "device: 'cuda:99' is not here"),
+        ({"inputs": ChunkConfig(horizon=5)}, "policy.horizon: 5 actions; 2 widths need a multiple of 2"),
+        ({"inputs": ChunkConfig(horizon=4, state=("pose",))}, "state: 'pose' is not in the data of fake"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(config, change, message):
+    with pytest.raises(UserError, match=message) as error:
+        run(replace(config, **change))
+    assert "\n" not in str(error.value) and not config.out.exists()
+
+
+def test_it_does_not_resume_on_data_that_changed(config, monkeypatch):
+    config = replace(config, save_every_s=0.0)
+    monkeypatch.setattr(train, "save_checkpoint", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.undo()
+    monkeypatch.setattr(train, "split", lambda store, fraction, rng: ([np.arange(3)], [np.arange(3, 4)]))
+    with pytest.raises(UserError, match=r"training.pt: .*the data changed; --overwrite starts anew"):
+        run(config)

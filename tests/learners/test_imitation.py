@@ -1,0 +1,134 @@
+import io
+
+import pytest
+import torch
+
+from robolearn.core.types import Batch
+from robolearn.learners.fit import fit
+from robolearn.learners.imitation import Imitation, ImitationConfig
+from robolearn.models.precision import autocast
+from robolearn.policies.diffusion import DiffusionConfig
+from robolearn.testing import PolicyContract
+
+
+class _Data(PolicyContract):
+    __test__ = False
+    config = DiffusionConfig(widths=(8, 16), horizon=4, sample_steps=4)
+
+
+def learner(**settings) -> Imitation:
+    return Imitation(_Data().build(), ImitationConfig(precision="float32", warmup=4, **settings))
+
+
+def batch(seed: int = 0) -> Batch:
+    return _Data().batch(8, seed)
+
+
+def test_the_learning_rate_warms_up_and_falls_with_progress():
+    imitation = learner(lr=1e-2)
+    rates = []
+    for step in range(8):
+        imitation.progress = step / 8
+        rates.append(imitation.update(batch())["lr"])
+    assert rates[0] == pytest.approx(1e-2 / 4)
+    assert max(rates) == rates[3] and rates[3] < 1e-2
+    imitation.progress = 1.0
+    assert imitation.update(batch())["lr"] == pytest.approx(0.0)
+    constant = learner(lr=1e-2, schedule="constant")
+    constant.progress = 1.0
+    assert [constant.update(batch())["lr"] for _ in range(5)][-1] == 1e-2
+
+
+def test_the_result_is_the_average_and_not_what_is_being_trained():
+    imitation = learner()
+    for _ in range(6):
+        imitation.update(batch())
+    trained, averaged = imitation.trained.state_dict(), imitation.policy.state_dict()
+    assert imitation.policy is not imitation.trained
+    assert not torch.equal(trained["net.head.weight"], averaged["net.head.weight"])
+    assert torch.equal(trained["action_norm.scale"], averaged["action_norm.scale"])
+
+
+def test_a_resumed_training_goes_on_as_if_nothing_had_happened():
+    straight = learner()
+    for seed in range(6):
+        straight.update(batch(seed))
+    first = learner()
+    for seed in range(3):
+        first.update(batch(seed))
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = learner()
+    second.load_state_dict(torch.load(file, weights_only=True))
+    for seed in range(3, 6):
+        second.update(batch(seed))
+    assert second.steps == 6
+    for name, value in straight.policy.state_dict().items():
+        assert torch.equal(second.policy.state_dict()[name], value), name
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights():
+    imitation = learner()
+    before = {k: v.clone() for k, v in imitation.trained.state_dict().items()}
+    bad = batch()
+    bad.action[0, 0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match="loss is nan at step 0"):
+        imitation.update(bad)
+    assert all(torch.equal(v, before[k]) for k, v in imitation.trained.state_dict().items())
+
+
+def test_a_frozen_encoder_stays_as_it_was():
+    from robolearn.models.encoders.cnn import SmallCnnConfig
+
+    class Frozen(_Data):
+        config = DiffusionConfig(widths=(8, 16), horizon=4, encoder=SmallCnnConfig(frozen=True, channels=(8,), strides=(2,), keypoints=2))
+
+    policy = Frozen().build()
+    before = {k: v.clone() for k, v in policy.encoder.state_dict().items()}
+    imitation = Imitation(policy, ImitationConfig(weight_decay=0.1))
+    imitation.update(Frozen().batch(4))
+    assert all(torch.equal(v, before[k]) for k, v in imitation.policy.encoder.state_dict().items())
+
+
+def test_bfloat16_is_used_when_asked_for_and_learns_the_same():
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        imitation = Imitation(_Data().build(), ImitationConfig(precision=precision, warmup=1, lr=3e-3, schedule="constant"))
+        losses[precision] = sum(imitation.update(batch())["loss"] for _ in range(40)) / 40
+    assert losses["bfloat16"] != losses["float32"] and losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.1)
+    with autocast(torch.device("cpu"), "float32"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+class _Counting:
+    """Stands where a learner does: counts, and takes `cost` seconds of a clock that only it moves."""
+
+    progress = 0.0
+
+    def __init__(self, cost: float, clock: list[float]):
+        self.seen, self.cost, self.clock = [], cost, clock
+
+    def update(self, batch):
+        self.seen.append(self.progress)
+        self.clock[0] += self.cost
+        return {"loss": 1.0}
+
+    def state_dict(self):
+        return {}
+
+
+def test_fit_ends_at_the_steps_or_the_seconds_and_counts_earlier_attempts(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("robolearn.learners.fit.time.monotonic", lambda: clock[0])
+    counting = _Counting(0.5, clock)
+    assert fit(counting, iter([None] * 99), steps=10) == (10, 5.0)
+    assert counting.seen == pytest.approx([i / 10 for i in range(10)])
+
+    counting = _Counting(0.5, clock)
+    waited = []
+    steps, seconds = fit(
+        counting, iter([None] * 99), steps=100, seconds=4.0, done_steps=20, done_seconds=2.0, on_step=lambda s, t, m: waited.append((s, t))
+    )
+    assert (steps, seconds) == (24, 4.0) and waited[-1] == (24, 4.0)
+    assert counting.seen[0] == 0.5, "progress is of the whole training"
