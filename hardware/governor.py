@@ -21,7 +21,7 @@ class Limits:
     """What the governor enforces on top of ArmSpec. Lengths in the body's unit (metres for real arms), times in seconds."""
 
     workspace: Box | None = None  # for the end effector
-    workspace_tolerance: float = 0.01  # the arm brakes before it would come to rest further outside than this
+    workspace_tolerance: float = 0.01  # the most a setpoint may lie outside: the arm brakes at half of it
     position_margin: float = 0.0  # targets stay this far inside q_min..q_max, joint units
     tracking_error: np.ndarray | None = None  # largest |commanded target - measured| per joint (J,): bounds contact force
     stale_s: float = 0.5  # without an admitted command for this long: stop
@@ -78,16 +78,16 @@ class Governor:
         # An arm found outside its limits may stay where it is or come in, never go further out.
         self._hull_low, self._hull_high = np.minimum(self._low, q), np.maximum(self._high, q)
         self._gripper = float(np.clip(gripper, 0.0, 1.0))
-        self._counted: set[str] = set()  # what the present command was already counted for
+        self._tracking_counted = False
         self._input = InputParameter(len(q))
         # Each joint is planned in units of its own v_max: Ruckig's tolerances are absolute, and in pixels it failed.
         self._input.current_position = self._input.target_position = (q / self.arm.v_max).tolist()
         self._input.max_velocity = [1.0] * len(q)
         self._input.max_acceleration = (self.arm.a_max / self.arm.v_max).tolist()
         self._input.max_jerk = (self.arm.j_max / self.arm.v_max).tolist()
-        # Time synchronisation fails now and then when the target moves every tick; independent joints never did.
-        self._input.synchronization = Synchronization.No
         self._setpoint = Setpoint(q, self._gripper, np.zeros_like(q), np.zeros_like(q))
+        self._blocked = False
+        self._pursue()
         if self.stopped:
             self._brake()
 
@@ -183,7 +183,8 @@ class Governor:
         # All joints take the time that the slowest one needs, so that the way there stays the straight line looked at.
         seconds = max(self.period_s, float(np.max(np.abs(inside - q_base) / self.arm.v_max)))
         self._from, self._t0, self._to, self._t1 = q_base, now, inside, now + seconds
-        self._gripper, self._counted = float(np.clip(gripper, 0.0, 1.0)), set()
+        self._gripper, self._tracking_counted = float(np.clip(gripper, 0.0, 1.0)), False
+        self._pursue()
 
     def move(self, q: np.ndarray, gripper: float, now: float, seconds: float) -> None:
         """Go to joints q (J,) within `seconds`, without a command: the way home. Same limits; not counted as silence."""
@@ -192,6 +193,7 @@ class Governor:
             self._from, self._t0 = self._line(now), now
             self._to, self._t1 = np.clip(q, self._low, self._high), now + seconds
             self._gripper, self._alive_until = float(np.clip(gripper, 0.0, 1.0)), np.inf
+            self._pursue()
 
     def _line(self, time: float) -> np.ndarray:
         """Where the target is at `time`: on the straight line to the waypoint, then at the waypoint."""
@@ -205,19 +207,19 @@ class Governor:
         """The setpoint for the tick that begins at `now`; state None = no reply. Raises HardwareError only if it cannot
         even brake: then only the vendor's own stop is left."""
         self._now = max(self._now, now)
-        if self._ticked is not None and now - self._ticked > 3 * self.dt:
+        if self._ticked is not None and now - self._ticked > 3 * self.dt:  # nobody wrote: a servo holds its last setpoint
             self._come_to_rest()
         self._ticked = now
         self._watch(now, state)
-        if self.stopped is None:
-            self._input.control_interface = ControlInterface.Position
-            self._input.target_position = (self._track(self._line(now + self.dt)) / self.arm.v_max).tolist()
-            self._input.target_velocity = self._input.target_acceleration = [0.0] * len(self.arm.joints)
+        if self.stopped is None and not self._blocked:
+            self._input.target_position = (self._track(self._to if self._direct else self._line(now + self.dt)) / self.arm.v_max).tolist()
         setpoint = self._plan()
-        if self.stopped is None and self._leaves_workspace(setpoint):
-            self._count_once("workspace_brake")
+        if self.stopped is None and not self._blocked and self._leaves_workspace(setpoint):
+            self._count("workspace_brake")
+            self._blocked = True  # comes to rest; the next command starts from there
             self._brake()
             setpoint = self._plan()
+            self._from = self._to = setpoint.q + self._braking_distance(setpoint.v, setpoint.a)
         self._out.pass_to_input(self._input)
         self._setpoint = setpoint
         if self.stopped is not None:
@@ -225,7 +227,7 @@ class Governor:
         return setpoint
 
     def _come_to_rest(self) -> None:
-        """Nobody wrote for several ticks: the arm stands at the last setpoint, so the plan starts again from there."""
+        """The arm stands at the last setpoint; the plan starts again from there."""
         q = self._setpoint.q
         self._input.current_velocity = self._input.current_acceleration = np.zeros_like(q).tolist()
 
@@ -247,8 +249,9 @@ class Governor:
         if self.limits.tracking_error is not None and self._fresh is not None:
             q, error = self._fresh.q, self.limits.tracking_error
             near = np.clip(target, q - error, q + error)
-            if (near != target).any():
-                self._count_once("tracking")
+            if not self._tracking_counted and (near != target).any():
+                self._tracking_counted = True
+                self._count("tracking")
             target = near
         return np.clip(target, self._hull_low, self._hull_high)
 
@@ -267,15 +270,20 @@ class Governor:
         return self._plan()
 
     def _leaves_workspace(self, setpoint: Setpoint) -> bool:
-        """Would the end effector, braking from here on, come to rest outside, and further out than it now is?"""
-        box = self.limits.workspace
-        if box is None:
+        """Would the end effector, braking from here on, get outside, and further out than it already is?
+
+        Looks at three points of the way to rest; half the tolerance is left for what lies between them.
+        """
+        box, tolerance = self.limits.workspace, self.limits.workspace_tolerance
+        here = None if box is None else self.kinematics.position(self._setpoint.q)
+        if box is None or here is None:
             return False
-        at_rest = self.kinematics.position(setpoint.q + self._braking_distance(setpoint.v, setpoint.a))
-        if at_rest is None or box.distance(at_rest) <= self.limits.workspace_tolerance:
-            return False
-        here = self.kinematics.position(self._setpoint.q)
-        return here is not None and box.distance(at_rest) > box.distance(here) + 1e-9
+        if self._outside is None or not self._direct:
+            self._outside = box.distance(here)
+        allowed = max(0.5 * tolerance, self._outside + (0.1 * tolerance if self._direct else 1e-9))
+        braking = self._braking_distance(setpoint.v, setpoint.a)
+        ahead = (self.kinematics.position(setpoint.q + fraction * braking) for fraction in (1.0, 0.5, 0.0))
+        return any(position is not None and box.distance(position) > allowed for position in ahead)
 
     def _braking_distance(self, v: np.ndarray, a: np.ndarray) -> np.ndarray:
         """How far each joint still travels when it brakes from v, a within its limits; never less than it will be."""
@@ -285,15 +293,23 @@ class Governor:
         peak = speed + 0.5 * push * lag
         return np.sign(v) * (0.5 * peak * (peak / a_max + a_max / j_max) + lag * (speed + push * lag / 3))
 
+    def _pursue(self) -> None:
+        """Ruckig's position interface: the soonest way to rest at the target, each joint on its own (synchronised by
+        time it fails now and then when the target moves every tick)."""
+        # Blocked at the edge and at rest, it starts along the exact straight line, all joints in proportion: joints that
+        # start one by one may first swing the end effector further out, and the arm would never get away.
+        self._direct = self._blocked and self.at_rest
+        if self._direct:
+            self._come_to_rest()  # exactly: a rest of 1e-12 would already bend the line
+        self._input.synchronization = Synchronization.Phase if self._direct else Synchronization.No
+        self._blocked, self._outside = False, None
+        self._input.control_interface = ControlInterface.Position
+        self._input.target_velocity = self._input.target_acceleration = [0.0] * len(self.arm.joints)
+
     def _brake(self) -> None:
         """Ruckig's velocity interface to zero: the soonest jerk-limited stop."""
         self._input.control_interface = ControlInterface.Velocity
         self._input.target_velocity = self._input.target_acceleration = [0.0] * len(self.arm.joints)
-
-    def _count_once(self, reason: str) -> None:
-        if reason not in self._counted:
-            self._counted.add(reason)
-            self._count(reason)
 
     def _count(self, reason: str) -> None:
         self.interventions[reason] += 1

@@ -26,7 +26,11 @@ class Rig:
         self.probe = LimitProbe.attach(robot)
         self.written: list[Setpoint] = []
         self.times: list[float] = []
-        robot.on_setpoint.append(lambda now, setpoint: (self.written.append(setpoint), self.times.append(now)) and None)
+        robot.on_setpoint.append(self._note)
+
+    def _note(self, now: float, setpoint: Setpoint) -> None:
+        self.times.append(now)
+        self.written.append(setpoint)
 
     def send(self, *action: float, time: float | None = None) -> np.ndarray:
         return self.robot.send(Command(self.robot.clock.now() if time is None else time, np.array(action, np.float32), Source.POLICY))
@@ -188,8 +192,9 @@ def test_12_ctrl_c_and_exceptions_stop_the_arm_within_its_limits(where: str, int
             raise SystemExit("bug")  # not an Exception: drivers' errors are retried, this is not
 
     pending: list[bool] = []
-    with pytest.raises((KeyboardInterrupt, SystemExit)), hardware.open(RobotConfig(body="fake")) as robot:
-        rig = Rig(robot)
+    robot = hardware.open(RobotConfig(body="fake"))
+    rig = Rig(robot)
+    with pytest.raises((KeyboardInterrupt, SystemExit)), robot:
         for name in ("read", "write"):
             if where == name:
                 real = getattr(robot.arm, name)

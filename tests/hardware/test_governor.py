@@ -312,7 +312,7 @@ def test_on_the_way_to_an_allowed_waypoint_the_arm_brakes_before_it_leaves_the_w
     loop.send(*goal)
     loop.run(300)
     assert loop.governor.interventions["workspace_brake"] == 1  # once per command
-    assert max(box.distance(tip(s.q)) for s in loop.setpoints) == pytest.approx(0.01, abs=0.001)
+    assert 0.003 < max(box.distance(tip(s.q)) for s in loop.setpoints) < 0.01
     assert max(np.abs(s.a).max() for s in loop.setpoints) <= 5.0 + 1e-6
     assert np.abs(loop.setpoints[-1].v).max() < 0.01
     assert loop.governor.stopped is None

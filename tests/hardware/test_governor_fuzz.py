@@ -171,5 +171,5 @@ def test_any_sequence_of_commands_keeps_every_limit_and_the_workspace(commands: 
     run.check(PLANAR.home)
     box = PLANAR_LIMITS.workspace
     assert box is not None
-    assert max(box.distance(tip(q)) for q in run.told) <= PLANAR_LIMITS.workspace_tolerance + 1e-3
+    assert max(box.distance(tip(q)) for q in run.told) <= PLANAR_LIMITS.workspace_tolerance
     assert governor.at_rest
