@@ -77,26 +77,30 @@ class LatentMpc:
         grounded = real & (followed | terminal)  # a cut-off row has no next value to bootstrap from
 
         heads = model.config.dynamics
-        z_heads = latents[:, 0].expand(heads, -1, -1)
         turn = torch.arange(len(action), device=action.device) % heads  # each row walks with one head
-        totals = {name: latents.new_zeros(()) for name in ("consistency", "reward", "ends", "q", "v")}
+        z_heads, walked, apart = latents[:, 0].expand(heads, -1, -1), [], []
         for t in range(steps):
-            weight = config.rho**t
-            z, a = z_heads[turn, torch.arange(len(turn), device=turn.device)], action[:, t]
-            za = torch.cat([z, a], -1)
-            z_heads = model.step(z_heads, a.expand(heads, -1, -1))
-            apart = (z_heads - goal[:, t]).square().mean(-1) * model.config.latent / model.config.group
-            error = model.min_target(z, a, self.generator) - model.value.all(z)[0, :, 0]
-            totals["consistency"] += weight * _mean(apart.mean(0), real[:, t] & followed[:, t])
-            totals["reward"] += weight * _mean(model.twohot.loss(model.reward.all(za)[0], reward[:, t]), real[:, t])
-            totals["ends"] += weight * _mean(bernoulli_loss(model.ends.all(za)[0, :, 0], terminal[:, t].float()), real[:, t])
-            q_loss = model.twohot.loss(model.critics.all(za), q_target[:, t].expand(model.config.critics, -1))
-            totals["q"] += weight * _mean(q_loss.mean(0), grounded[:, t])
-            totals["v"] += weight * _mean(expectile_loss(error, config.expectile), real[:, t])
-        scale = {"consistency": config.consistency_weight, "reward": config.reward_weight, "ends": config.reward_weight}
-        loss = sum((scale.get(name, config.value_weight) * total for name, total in totals.items()), latents.new_zeros(())) / steps
+            walked.append(z_heads[turn, torch.arange(len(turn), device=turn.device)])
+            z_heads = model.step(z_heads, action[:, t].expand(heads, -1, -1))
+            apart.append((z_heads - goal[:, t]).square().mean((0, 2)) * model.config.latent / model.config.group)
+        z, a = torch.stack(walked, 1).flatten(0, 1), action[:, :steps].flatten(0, 1)  # (B * steps, ...): all heads in one go
+        za, shape = torch.cat([z, a], -1), (len(action), steps)
+        error = model.min_target(z, a, self.generator) - model.value.all(z)[0, :, 0]
+        q_loss = model.twohot.loss(model.critics.all(za), q_target.flatten().expand(model.config.critics, -1)).mean(0)
+        ends_loss = bernoulli_loss(model.ends.all(za)[0, :, 0], terminal[:, :steps].flatten().float())
+        real, followed, grounded = real[:, :steps], followed[:, :steps], grounded[:, :steps]
+        terms = {  # weight, loss of each row and step, where it counts
+            "consistency": (config.consistency_weight, torch.stack(apart, 1), real & followed),
+            "reward": (config.reward_weight, model.twohot.loss(model.reward.all(za)[0], reward[:, :steps].flatten()), real),
+            "ends": (config.reward_weight, ends_loss, real),
+            "q": (config.value_weight, q_loss, grounded),
+            "v": (config.value_weight, expectile_loss(error, config.expectile), real),
+        }
+        rho = config.rho ** torch.arange(steps, device=action.device)
+        means = {name: _mean(values.view(shape), rho * mask) for name, (_, values, mask) in terms.items()}
+        loss = sum((terms[name][0] * mean for name, mean in means.items()), latents.new_zeros(()))
         self._track_value_range(next_value[:, 0])
-        return loss, {f"model_{name}": float(total.detach()) / steps for name, total in totals.items()}
+        return loss, {f"model_{name}": float(mean.detach()) for name, mean in means.items()}
 
     @torch.no_grad()
     def advantage(self, batch: Batch) -> Tensor:
@@ -172,5 +176,6 @@ def _sequence(batch: Batch, history: int, steps: int) -> Obs:
     return Obs({}, join(now.state, then.state), join(now.features, then.features) if has_features else None)
 
 
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean of `values` where `weight` is not 0; 0 where it is 0 everywhere."""
+    return (values * weight).sum() / weight.sum().clamp(min=1e-6)

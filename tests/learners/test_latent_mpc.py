@@ -56,10 +56,10 @@ def walk(rows: int, seed: int = 0) -> Batch:
 
 def test_every_loss_falls_on_a_world_it_can_learn(learner):
     first, _ = learner.model_loss(walk(256, seed=9))
-    for i in range(150):
+    for i in range(60):
         learner.update_model(walk(64, seed=100 + i))
     last, metrics = learner.model_loss(walk(256, seed=9))
-    assert last < 0.7 * first
+    assert last < 0.8 * first
     assert all(value == value for value in metrics.values())
 
 
@@ -122,7 +122,7 @@ def test_better_rows_weigh_more_and_weights_average_to_one(learner):
 
 
 def test_heads_agree_more_where_they_were_trained(learner):
-    for i in range(200):
+    for i in range(80):
         learner.update_model(walk(64, seed=i))
     assert learner.calibrate(walk(256, seed=5000)) > 0
     near = walk(256, seed=6000)
