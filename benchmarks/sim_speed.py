@@ -18,7 +18,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ class Args:
     """where the side-by-side picture goes, PNG"""
 
 
-def robosuite_process(pipe: Connection) -> None:
+def robosuite_process(pipe: Any) -> None:
     """robosuite, untouched, in a process of its own: its renderer assumes that its OpenGL context is the only one.
 
     Takes ("two cameras" | "no cameras", seconds) and sends steps per second; takes ("draw", {joint: qpos}) and sends images.
@@ -149,7 +148,7 @@ class Stages:
             renderer.close()
 
 
-def measure(args: Args, pipe: Connection, robot: SafeRobot) -> dict[str, Any]:
+def measure(args: Args, pipe: Any, robot: SafeRobot) -> dict[str, Any]:
     def theirs(what: str, seconds: float) -> float:
         pipe.send((what, seconds))
         return pipe.recv()
@@ -205,7 +204,7 @@ def show(result: dict[str, Any]) -> None:
     Console().print(table)
 
 
-def both_views(pipe: Connection, robot: SafeRobot) -> list[np.ndarray]:
+def both_views(pipe: Any, robot: SafeRobot) -> list[np.ndarray]:
     """The scene as it stands: robosuite's agentview, ours, robosuite's wrist, ours."""
     world: Any = robot.world
     model, data = world.scene.model, world.scene.data
@@ -214,13 +213,13 @@ def both_views(pipe: Connection, robot: SafeRobot) -> list[np.ndarray]:
     return [image for name in CAMERAS for image in (theirs[name], robot.cameras[name].read())]
 
 
-def difference(pipe: Connection, robot: SafeRobot) -> dict[str, float]:
+def difference(pipe: Any, robot: SafeRobot) -> dict[str, float]:
     """Mean absolute difference of pixel values (0..255), by camera: are both drawing the same scene?"""
     views = [image.astype(float) for image in both_views(pipe, robot)]
     return {name: float(np.abs(views[2 * i] - views[2 * i + 1]).mean()) for i, name in enumerate(CAMERAS)}
 
 
-def picture(path: Path, pipe: Connection, robot: SafeRobot) -> None:
+def picture(path: Path, pipe: Any, robot: SafeRobot) -> None:
     """Both renderings of the same two moments, each pixel enlarged: the start, and the cube in the hand."""
     import matplotlib
 

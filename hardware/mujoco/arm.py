@@ -15,6 +15,7 @@ PANDA_A = np.array([15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0])  # rad/s2
 PANDA_J = np.array([7500.0, 3750.0, 5000.0, 6250.0, 7500.0, 10000.0, 10000.0])  # rad/s3
 # Used: shares that leave a reserve to a controller's own reflexes and keep the servos inside their torque limits.
 V_SHARE, A_SHARE, J_SHARE = 0.7, 0.9, 0.3
+_DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 
 
 class MujocoArm:
@@ -48,14 +49,14 @@ class MujocoArm:
     def read(self) -> ArmState:
         """Joints as they are now; a diverged simulation (MuJoCo resets itself) is a fault."""
         scene, data = self._scene, self._scene.data
-        diverged = data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number > 0
+        diverged = any(data.warning[kind].number for kind in _DIVERGED)
         return ArmState(
             time=self._clock.now(),
             seq=scene.steps,
             q=data.qpos[scene.qpos_index],
             dq=data.qvel[scene.dof_index],
             gripper=scene.gripper(),
-            fault="simulation diverged: huge acceleration" if diverged else None,
+            fault="simulation diverged" if diverged else None,
         )
 
     def write(self, q: np.ndarray, gripper: float) -> None:

@@ -18,9 +18,9 @@ class EeDelta:
     """
 
     DAMPING = 1e-2  # m or rad per rad, small against the arm's reach: exact pose wherever the arm can bend
-    POSTURE_GAIN = 0.05  # share of the way home per iteration, in the null space
+    POSTURE_GAIN = 0.05  # share of the way home per action, in the null space
     ITERATIONS = 30
-    TOLERANCE = 1e-5  # m, rad
+    TOLERANCE = 1e-6  # m, rad: what each action may miss adds up
     REACHED = 1e-3  # m, rad: further from the goal than this after ITERATIONS, it is out of reach
 
     def __init__(self, model: mujoco.MjModel, joint_ids: np.ndarray, site: str, home: np.ndarray) -> None:
@@ -37,6 +37,7 @@ class EeDelta:
         """Joints (J,) [rad] at the pose commanded plus the delta, orientation as at home, and the gripper. Raises HardwareError."""
         goal = self.position(q_commanded) + action[:3]
         q = np.array(q_commanded, dtype=np.float64)
+        spare = self.POSTURE_GAIN * (self._home - q)
         for _ in range(self.ITERATIONS):
             error = self._error(q, goal)
             if np.abs(error).max() < self.TOLERANCE:
@@ -44,11 +45,11 @@ class EeDelta:
             mujoco.mj_comPos(self._model, self._data)
             mujoco.mj_jacSite(self._model, self._data, self._jacobian[:3], self._jacobian[3:], self._site)
             jacobian = self._jacobian[:, self._dof]
-            spare = self.POSTURE_GAIN * (self._home - q)
             damped = jacobian @ jacobian.T + self._damping
             mujoco.mju_cholFactor(damped, 0.0)  # not LAPACK: its threads cost 1 ms here when the machine is busy
             mujoco.mju_cholSolve(self._solution, damped, error - jacobian @ spare)
             q = np.clip(q + spare + jacobian.T @ self._solution, self._low, self._high)
+            spare = np.zeros_like(q)  # once: it leaks a little into the pose, which the rest mends
         if np.abs(self._error(q, goal)).max() > self.REACHED:
             raise HardwareError(f"action: end effector at {goal.round(3).tolist()} m is out of the arm's reach")
         return q, float(action[3])

@@ -14,7 +14,7 @@ import numpy as np
 
 FACES_KEPT = 700  # small parts (fingers, screws) are the ones seen close up by the wrist camera: left alone
 FACES_SHARE = 0.08  # of a dense part; at 84 to 224 pixels the silhouette does not change
-_VERSION = b"4"  # of the recipe below; part of the cache key
+_VERSION = b"1"  # of the recipe below; part of the cache key
 
 
 def lighten(xml: str, folder: Path | None = None) -> str:
@@ -61,16 +61,18 @@ def _simplified(file: Path, folder: Path) -> Path:
 def _simplify(vertices: np.ndarray, faces: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray]:
     """Collapse edges (Garland & Heckbert, SIGGRAPH 1997). A ragged mesh (the pedestal), whose open edges cannot collapse,
     keeps too many: its vertices are first drawn together on a grid, coarser and coarser."""
-    simple = fast_simplification.simplify(vertices, faces, target_count=target)
-    cells = 256  # along the longest side
-    while len(simple[1]) > 1.2 * target and cells > 8:
+    cells = 512  # along the longest side
+    points, corners = vertices, faces
+    while True:
+        simple_vertices, simple_faces = fast_simplification.simplify(points, corners, target_count=target)[:2]
+        if len(simple_faces) <= 1.2 * target or cells <= 16:
+            return simple_vertices, simple_faces
+        cells //= 2
         cell = np.ptp(vertices, axis=0).max() / cells
         merged, index = np.unique((vertices / cell).round(), axis=0, return_inverse=True)
         joined = index.reshape(-1)[faces]
         alive = (np.diff(np.sort(joined, axis=1), axis=1) > 0).all(axis=1)
-        simple = fast_simplification.simplify((merged * cell).astype(np.float32), joined[alive].astype(np.int32), target_count=target)
-        cells //= 2
-    return simple
+        points, corners = (merged * cell).astype(np.float32), joined[alive].astype(np.int32)
 
 
 def _load(file: Path) -> tuple[np.ndarray, np.ndarray]:

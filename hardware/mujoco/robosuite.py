@@ -24,12 +24,15 @@ ENVIRONMENTS = ("Lift", "Stack", "Door", *NUTS, "PickPlace", "PickPlaceCan", "Pi
 WRIST = "robot0_eye_in_hand"  # robosuite's name for what is called `wrist` here
 CAMERAS = ("agentview", "wrist", "frontview", "sideview", "birdview", "robotview")
 TOOL_SITE = "gripper0_right_grip_site"
-SPEED = 0.25  # m/s per axis at most: an unhurried hand; about a third of what the joints could do, so that straight lines stay straight
+# m/s per axis at most. Even wall-to-wall reversals then stay within what the joints can accelerate, so the tool keeps to its
+# path within 15 mm (at 0.25 m/s joints saturate one by one and it strays by 10 cm). Lift's whole way takes 1.3 s.
+SPEED = 0.15
 SETTLE_S = 0.3  # after a reset: objects come to rest, the gripper opens
 TRACKING_ERROR = 0.25  # rad between target and measured joint: free motion at full speed needs 0.15
-# Tool centre. The table top is at 0.8 m, the tilted hand's fingertips end 10 mm below the tool centre, 10 mm stay as a reserve.
-TABLE_BOX = Box(np.array([-0.25, -0.25, 0.82]), np.array([0.20, 0.25, 1.15]))
-ROOM_BOX = Box(np.array([-0.40, -0.60, 0.82]), np.array([0.35, 0.60, 1.30]))
+WORKSPACE_TOLERANCE = 0.02  # m
+# For the tool centre. The table top is at 0.8 m; the tilted hand's fingertips end 10 mm below the tool centre.
+TABLE_BOX = Box(np.array([-0.22, -0.22, 0.825]), np.array([0.14, 0.22, 1.12]))  # all of it within reach
+ROOM_BOX = Box(np.array([-0.40, -0.60, 0.825]), np.array([0.35, 0.60, 1.30]))
 
 
 class RobosuiteWorld:
@@ -44,6 +47,7 @@ class RobosuiteWorld:
         # The environment, its samplers and its robot share one generator: give that one a new state.
         env.rng.bit_generator.state = np.random.default_rng(int(rng.integers(2**63))).bit_generator.state
         env.reset()
+        self.scene.hold()
         self.scene.control(self.scene.data.qpos[self.scene.qpos_index], 1.0)
         self.scene.advance(SETTLE_S)
 
@@ -64,11 +68,12 @@ class RobosuiteWorld:
         return state
 
     def restore(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
-        """Put the whole scene into a recorded state: qpos (nq,), qvel (nv,) in the model's order."""
+        """Put the whole scene into a recorded state: qpos (nq,), qvel (nv,) in the model's order. Then call robot.anchor()."""
         import mujoco
 
         self.scene.data.qpos[:], self.scene.data.qvel[:] = qpos, qvel
         mujoco.mj_forward(self.scene.model, self.scene.data)
+        self.scene.hold()
 
 
 class SceneCamera:
@@ -113,20 +118,29 @@ def spec(config: RobotConfig) -> RobotSpec:
 
 def build(config: RobotConfig) -> SafeRobot:
     """Start the simulator. Raises HardwareError: an unknown task or camera, no OpenGL."""
-    robot_spec = spec(config)
-    environment = robot_spec.name.partition(":")[2]
+    return assemble(config, start(spec(config).name.partition(":")[2]))
+
+
+def start(environment: str) -> Scene:
+    """Load MuJoCo and robosuite, compile the scene: seconds. Raises HardwareError where OpenGL is missing."""
     try:
         import mujoco  # noqa: F401  (loads OpenGL)
     except (ImportError, AttributeError, OSError) as error:
         raise missing_gl() from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations among robosuite's dependencies: nothing a user could mend
-        from hardware.mujoco.arm import MujocoArm
-        from hardware.mujoco.kinematics import EeDelta
-        from hardware.mujoco.render import Renderer
         from hardware.mujoco.scene import Scene
 
-        scene = Scene(environment)
+        return Scene(environment)
+
+
+def assemble(config: RobotConfig, scene: Scene) -> SafeRobot:
+    """Arm, cameras, kinematics and governor around a scene."""
+    from hardware.mujoco.arm import MujocoArm
+    from hardware.mujoco.kinematics import EeDelta
+    from hardware.mujoco.render import Renderer
+
+    robot_spec = spec(config)
     clock = SimClock(scene.advance)
     cameras, renderer = {}, None
     if robot_spec.cameras:
@@ -134,8 +148,9 @@ def build(config: RobotConfig) -> SafeRobot:
         cameras = {name: SceneCamera(renderer, scene.model.camera(_robosuite_name(name)).id) for name in robot_spec.cameras}
     arm = MujocoArm(scene, clock, renderer)
     kinematics = EeDelta(scene.model, scene.joint_ids, TOOL_SITE, scene.home)
-    box = TABLE_BOX if environment in ("Lift", "Stack") else ROOM_BOX
-    limits = config.limits(Limits(workspace=box, position_margin=0.02, tracking_error=np.full(7, TRACKING_ERROR)))
+    box = TABLE_BOX if robot_spec.name in ("robosuite:Lift", "robosuite:Stack") else ROOM_BOX
+    own = Limits(box, WORKSPACE_TOLERANCE, position_margin=0.02, tracking_error=np.full(7, TRACKING_ERROR))
+    limits = config.limits(own)
     governor = Governor(arm.spec, limits, robot_spec.action, kinematics, 1.0 / robot_spec.rate_hz)
 
     def read_state(state: ArmState) -> dict[str, np.ndarray]:

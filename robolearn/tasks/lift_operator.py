@@ -21,7 +21,7 @@ class LiftStyle:
     pause_chance: float = 0.3  # of stopping to look before going down
     pause_s: tuple[float, float] = (0.2, 0.8)
     aim_error: float = 0.004  # standard deviation of where the cube is believed to be, each axis
-    misjudge_chance: float = 0.35  # of an attempt aimed badly
+    misjudge_chance: float = 0.32  # of an attempt aimed badly
     misjudge_error: tuple[float, float] = (0.025, 0.045)  # then off by this much, in any direction
     grip_s: tuple[float, float] = (0.3, 0.6)  # from closing to lifting
     give_up_chance: float = 0.5  # after a failed attempt
@@ -95,13 +95,13 @@ class LiftOperator:
                     self._enter("down", self._draw(self.style.pause_s) if self._pauses else 0.0)
                 return above, 1.0
             case "down":
-                if waited and tool[2] - believed[2] < 0.008:
+                if waited and tool[2] - believed[2] < 0.013:
                     self._enter("close", self._draw(self.style.grip_s))
                 elif self._age_s > self.style.patience_s:
                     self._failed()
                 elif beside > 0.02:
                     self._enter("approach")  # drifted off, or overshot: back up and correct
-                return believed + np.array([0.0, 0.0, 0.004]), 1.0
+                return believed + np.array([0.0, 0.0, 0.009]), 1.0
             case "close":
                 if waited:
                     self._enter("lift", 0.0)
