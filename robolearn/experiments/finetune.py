@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -133,9 +132,8 @@ def run(config: Config) -> dict:
                 session.fly(robot, online, probe)
                 session.learn(online)
         save_checkpoint(config.out / "planner.pt", session.planner, session.planner.config, {"episodes": session.episodes})
-        result = session.summary()
-        record.finish(**result)
-    return result
+        record.finish(**session.summary())
+    return record.result()
 
 
 class Session:
@@ -208,7 +206,7 @@ class Session:
         config, meta = self.config, online.meta(self.episodes)
         with self.record.timed("learn"):
             self._encode(online)
-            self.mixture.new = self._windows(online, range(len(online)))
+            self.mixture.new = self._windows(online, np.arange(len(online)))
             model = [self.learner.update_model(self.mixture.draw()) for _ in range(config.model_updates)]
             policy = [self.learner.update_policy(self.mixture.draw()) for _ in range(config.policy_updates)]
             self.learner.calibrate(self.held_out.batch(np.arange(len(self.held_out))))
@@ -237,7 +235,7 @@ class Session:
             return None
         return cache_features(store, prior.encoder, prior.config.encoder)
 
-    def _windows(self, store: EpisodeStore, episodes: Sequence[int]) -> Windows:
+    def _windows(self, store: EpisodeStore, episodes: np.ndarray) -> Windows:
         prior = self.planner.prior
         return Windows(
             store,

@@ -58,7 +58,7 @@ class LatentMpc:
         loss, metrics = self.model_loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        metrics["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
+        metrics["model_grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
         self.optimizer.step()
         self.model.update_target()
         self.updates += 1
@@ -124,7 +124,8 @@ class LatentMpc:
         advantage = self.advantage(batch)
         weight = (self.config.advantage_beta * advantage / advantage.std().clamp(min=1e-6)).clamp(max=10).exp()
         weight = weight.clamp(max=self.config.weight_max)
-        return self.imitation.update(replace(batch, weight=weight / weight.mean()))
+        metrics = self.imitation.update(replace(batch, weight=weight / weight.mean()))
+        return {f"policy_{name}": value for name, value in metrics.items()} | {"advantage_std": float(advantage.std())}
 
     @torch.no_grad()
     def calibrate(self, batch: Batch) -> float:
