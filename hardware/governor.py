@@ -272,7 +272,8 @@ class Governor:
     def _leaves_workspace(self, setpoint: Setpoint) -> bool:
         """Would the end effector, braking from here on, get outside, and further out than it already is?
 
-        Looks at three points of the way to rest; half the tolerance is left for what lies between them.
+        Looks at four points of the way to rest, each joint slowing down evenly over its own braking time, so that the
+        way is a curve; half the tolerance is left for what lies between them.
         """
         box, tolerance = self.limits.workspace, self.limits.workspace_tolerance
         here = None if box is None else self.kinematics.position(self._setpoint.q)
@@ -282,8 +283,13 @@ class Governor:
             self._outside = box.distance(here)
         allowed = max(0.5 * tolerance, self._outside + (0.1 * tolerance if self._direct else 1e-9))
         braking = self._braking_distance(setpoint.v, setpoint.a)
-        ahead = (self.kinematics.position(setpoint.q + fraction * braking) for fraction in (1.0, 0.5, 0.0))
-        return any(position is not None and box.distance(position) > allowed for position in ahead)
+        seconds = np.maximum(2 * np.abs(braking) / np.maximum(np.abs(setpoint.v), 1e-9), 1e-9)
+        for share in (1.0, 0.4, 0.15, 0.0):
+            left = np.clip(1.0 - share * seconds.max() / seconds, 0.0, 1.0)
+            position = self.kinematics.position(setpoint.q + (1.0 - left**2) * braking)
+            if position is not None and box.distance(position) > allowed:
+                return True
+        return False
 
     def _braking_distance(self, v: np.ndarray, a: np.ndarray) -> np.ndarray:
         """How far each joint still travels when it brakes from v, a within its limits; never less than it will be."""
