@@ -95,8 +95,6 @@ def test_it_flies_learns_and_leaves_a_planner_that_flies_elsewhere(config):
     planner = load_policy(config.out / "planner.pt", online.spec)
     assert isinstance(planner, Planner)
     with hardware.open(ROBOT) as robot:
-        import numpy as np
-
         episode = rollout(robot, PolicyPilot(planner, 3), task_for(ROBOT.body), np.random.default_rng(0))
     assert len(episode) > 0
     assert np.isfinite(episode.notes["uncertainty"]).all()
