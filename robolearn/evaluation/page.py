@@ -110,5 +110,5 @@ def films(videos: Sequence[tuple[Path, str]]) -> str:
 
 def _film(path: Path, caption: str) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
-    player = f'<video controls muted loop playsinline preload="metadata" src="data:video/mp4;base64,{data}"></video>'
+    player = f'<video controls autoplay muted loop playsinline src="data:video/mp4;base64,{data}"></video>'
     return f"<figure>{player}<figcaption>{escape(caption)}</figcaption></figure>"

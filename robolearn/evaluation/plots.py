@@ -52,7 +52,9 @@ def chart(
     ys = np.concatenate([np.asarray(line.y, dtype=float) for line in drawn]) if drawn else np.zeros(1)
     ys = ys[np.isfinite(ys)]
     low, high = y_range or _padded(float(ys.min()) if len(ys) else 0.0, float(ys.max()) if len(ys) else 1.0)
-    x0, x1 = float(xs.min()), float(max(xs.max(), xs.min() + 1e-9))
+    x0, x1 = float(xs.min()), float(xs.max())
+    if x0 == x1:
+        x0, x1 = x0 - 0.5, x1 + 0.5
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
@@ -63,7 +65,7 @@ def chart(
         _, py = at(x0, y)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py:.1f}" y2="{py:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{py + 4:.1f}" text-anchor="end">{number(y)}</text>')
-    for x in ticks(x0, x1):
+    for x in ticks(x0, x1) if len(set(xs.tolist())) > 1 else [float(xs[0])]:
         px, _ = at(x, low)
         parts.append(f'<text class="tick" x="{px:.1f}" y="{height - BOTTOM + 18}" text-anchor="middle">{number(x)}</text>')
     for level in levels:
@@ -83,7 +85,7 @@ def chart(
 def _curve(line: Line, at) -> str:
     x, y = np.asarray(line.x, dtype=float), np.asarray(line.y, dtype=float)
     style = f"--c:var(--c{line.colour})"
-    if line.kind == "dots":
+    if line.kind == "dots" or len(x) == 1:  # one point makes no curve
         points = (at(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(b))
         return f'<g class="dots" style="{style}">' + "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.2"/>' for a, b in points) + "</g>"
     x, y = thin(x, y)

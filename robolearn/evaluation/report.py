@@ -35,6 +35,14 @@ REASONS = {  # what the governor's words mean, for people
     "write_error": "a setpoint was not accepted; the arm was halted",
     "fault": "the arm reported a fault of its own; it was stopped",
 }
+_WORDS = {  # of a training's facts
+    "encoder": "encoder weights",
+    "steps": "updates",
+    "val_loss": "loss on held-out episodes",
+    "val_action_error": "action error on held-out episodes",
+    "peak_memory_mib": "peak memory [MiB]",
+    "choice": "which checkpoint",
+}
 _PYTHON = """from pathlib import Path
 
 import numpy as np
@@ -264,18 +272,19 @@ def _training(stage: Stage) -> str:
 
 
 def _checkpoint_facts(stage: Stage) -> Mapping[str, object]:
-    """What the policy file says about itself."""
+    """What the training said at its end, and what the policy file says about itself."""
     path = stage.folder / "policy.pt"
-    found = {k: v for k, v in stage.done.items() if isinstance(v, str | int | float) and k not in ("seconds", "peak_memory_mib", "cpus")}
-    if not path.exists():
-        return found
-    header = read_header(path)
-    meta = {k.replace("_", " "): v for k, v in header.meta.items() if isinstance(v, str | int | float)}
-    return {
-        "policy": type(header.config).__name__.removesuffix("Config"),
-        **meta,
-        **{k: v for k, v in found.items() if k not in header.meta},
-    }
+    found: dict[str, object] = {}
+    if path.exists():
+        header = read_header(path)
+        found = {"policy": type(header.config).__name__.removesuffix("Config"), **header.meta}
+    found |= {k: v for k, v in stage.done.items() if k not in ("stages", "versions", "commit", "platform", "cpus", "seconds", "checkpoint")}
+    shown = {k: v for k, v in found.items() if isinstance(v, str | int | float) and not k.endswith("seconds")}
+    return {_WORDS.get(k, k.replace("_", " ")): f"{v:,}" if isinstance(v, int) else _short(v) for k, v in shown.items()}
+
+
+def _short(value: object) -> object:
+    return f"{value:.3g}" if isinstance(value, float) else value
 
 
 def _timings(stages: Mapping[str, Stage]) -> str:

@@ -54,7 +54,10 @@ def rollout(robot: SafeRobot, pilot: Pilot, task: Task, rng: np.random.Generator
                 break
             observation = seen
     except BaseException as error:
-        robot.stop(f"{type(error).__name__} in the loop")
+        try:
+            robot.stop(f"{type(error).__name__} in the loop")
+        except Exception as failed:
+            error.add_note(f"and then the robot's stop failed: {failed}")
         raise
     meta = {
         "task": task.name,

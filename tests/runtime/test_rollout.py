@@ -144,6 +144,18 @@ def test_whatever_is_raised_stops_the_robot_first(robot, monkeypatch, error, whe
     assert error.__name__ in robot.stopped
 
 
+def test_a_stop_that_fails_hides_nothing(robot, monkeypatch):
+    def broken(reason):
+        raise OSError("bus gone")
+
+    monkeypatch.setattr(robot, "stop", broken)
+    pilot = Scripted(robot, at={1: lambda: 1 / 0})
+    with pytest.raises(ZeroDivisionError) as caught:
+        rollout(robot, pilot, Reach(), rng())
+    assert "bus gone" in caught.value.__notes__[0]
+    monkeypatch.undo()
+
+
 @pytest.mark.parametrize("verdict", ["success", "failure", "discard", "quit"])
 def test_an_operator_has_the_last_word(robot, verdict):
     pilot = Scripted(robot, action=robot.arm.spec.home)
