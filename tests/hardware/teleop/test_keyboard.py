@@ -8,11 +8,17 @@ import pytest
 
 from hardware.teleop.keyboard import Keyboard
 from hardware.teleop.keys import TerminalKeys, parse
+from hardware.testing import PilotContract
 from hardware.types import ArraySpec, HardwareError, Observation, RobotSpec, Source
 
 STEP = 0.02
 ACTION = ArraySpec(("dx", "dy", "dz", "gripper"), ("m", "m", "m", "1"), (-STEP, -STEP, -STEP, 0.0), (STEP, STEP, STEP, 1.0))
 SPEC = RobotSpec("arm", {}, {}, ACTION, "ee_delta", 10.0)
+
+
+class TestContract(PilotContract):
+    def make(self):
+        return Keyboard(SPEC), SPEC, at(0.0)
 
 
 @pytest.fixture

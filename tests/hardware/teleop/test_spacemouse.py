@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hardware.teleop.spacemouse import DEADZONE, SpaceMouse, shape
+from hardware.testing import PilotContract
 from hardware.types import ArraySpec, HardwareError, Observation, RobotSpec
 
 STEP = 0.02
@@ -38,6 +39,11 @@ class Device:
 
     def close(self):
         self.closed = True
+
+
+class TestContract(PilotContract):
+    def make(self):
+        return SpaceMouse(SPEC, device=Device()), SPEC, NOW
 
 
 def test_shape_is_still_in_the_dead_zone_continuous_and_full_at_the_stop():
