@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from robolearn.core.config import load_config
 from robolearn.core.files import write_atomic
 from robolearn.evaluation.statistics import fisher_p, success_interval
 from robolearn.experiments import demo
@@ -29,17 +30,18 @@ class Config:
     """Of recording, training and fine-tuning."""
     trials: int = 30
     """Evaluation episodes, before and after."""
-    demo: demo.Config = demo.Config()
-    """Settings of every stage; --demo.finetune.episodes 40 and the like."""
+    settings: Path = demo.DEFAULT
+    """Of every stage: a config of the demo verb."""
+    online_episodes: int = 40
 
 
 def main(config: Config) -> None:
     os.environ.setdefault("MUJOCO_GL", "egl")
-    rows = []
+    rows, settings = [], load_config(config.settings, demo.Config)
     for seed in config.seeds:
         out = config.out / f"seed_{seed}"
-        evaluation = replace(config.demo.evaluate, trials=config.trials)
-        demo.run(replace(config.demo, out=out, seed=seed, evaluate=evaluation))
+        evaluation, tuning = replace(settings.evaluate, trials=config.trials), replace(settings.finetune, episodes=config.online_episodes)
+        demo.run(replace(settings, out=out, seed=seed, evaluate=evaluation, finetune=tuning))
         before, after = (read_evaluation(out / stage / "evaluation.json") for stage in ("evaluate_before", "evaluate_after"))
         tuned = json.loads((out / "finetune/done.json").read_text())
         rows.append(
@@ -72,7 +74,7 @@ def show(rows: list[dict]) -> None:
         print(f"| {' | '.join(cells)} |")
     before, after = ([row[stage] / row["trials"] for row in rows] for stage in ("before", "after"))
     gain = np.median(np.subtract(after, before))
-    print(f"median of {len(rows)} seeds: {100 * np.median(before):.0f} % -> {100 * np.median(after):.0f} %; median gain {100 * gain:.0f} points")
+    print(f"median of {len(rows)} seeds: {np.median(before):.0%} -> {np.median(after):.0%}; median gain {100 * gain:.0f} points")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Push-T from the 206 human demonstrations: trains the state and the image policy from their configs, measures both.
 
-    robolearn ingest ../shared/data/pusht-human-zarr --out runs/pusht.zarr
+    robolearn ingest --path pusht_cchi_v7_replay.zarr --out runs/pusht.zarr
     python benchmarks/pusht.py --data runs/pusht.zarr --out runs/bench_pusht          # 2 x 28 minutes on two cores, and 50 episodes each
 
 Start i of the evaluation is drawn from [100000, i]; settings were tuned on starts of [500000, i] and on the demonstrations only.

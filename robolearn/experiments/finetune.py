@@ -144,6 +144,7 @@ class Session:
         torch.manual_seed(config.seed)  # the new heads' weights
         self.planner = Planner(PlannerConfig(policy.config, config.model, config.search), policy.spec)
         imitation = Imitation(copy.deepcopy(policy), config.imitation)
+        assert isinstance(imitation.policy, DiffusionPolicy)
         self.planner.prior = imitation.policy  # the averaged weights fly; the trained ones learn
         self.planner.eval()
         self.key = self._encode(store)

@@ -35,12 +35,11 @@ class EnsembleMlp(nn.Module):
     def __init__(self, members: int, inputs: int, width: int, outputs: int, zero_last: bool = False):
         super().__init__()
         self.members = members
-        self.layers = nn.ModuleList(
-            [EnsembleLinear(members, inputs, width), EnsembleLinear(members, width, width), EnsembleLinear(members, width, outputs)]
-        )
+        last = EnsembleLinear(members, width, outputs)
+        self.layers = nn.ModuleList([EnsembleLinear(members, inputs, width), EnsembleLinear(members, width, width), last])
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         if zero_last:  # reward and value heads start at zero (FOWM, Feng 2023)
-            nn.init.zeros_(self.layers[-1].weight)
+            nn.init.zeros_(last.weight)
 
     def forward(self, x: Float[Tensor, "M N I"]) -> Float[Tensor, "M N O"]:
         for layer, norm in zip(self.layers[:-1], self.norms, strict=True):

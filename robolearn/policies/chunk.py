@@ -47,6 +47,8 @@ class ChunkPolicy(Policy):
     `generator` is where all its noise comes from; `seed` restarts it.
     """
 
+    config: ChunkConfig
+
     def __init__(self, config: ChunkConfig, spec: RobotSpec):
         super().__init__()
         self.config, self.spec = config, config.select(spec)

@@ -37,6 +37,8 @@ class DiffusionConfig(DiffusionNet, ChunkConfig):
 class DiffusionPolicy(ChunkPolicy):
     """Trained by DDPM (Ho et al., 2020), sampled by DDIM (Song et al., 2021), both from diffusers."""
 
+    config: DiffusionConfig  # pyright: ignore[reportIncompatibleVariableOverride] never reassigned
+
     def __init__(self, config: DiffusionConfig, spec: RobotSpec):
         super().__init__(config, spec)
         factor = 2 ** (len(config.widths) - 1)
