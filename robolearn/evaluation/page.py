@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from robolearn.evaluation.video import aspect
+
 CSS = """
 :root { color-scheme: light dark;
   --paper: #fbfaf7; --card: #ffffff; --ink: #23262b; --soft: #6c717a; --line: #e6e3dc;
@@ -27,7 +29,8 @@ p { margin: 6px 0 14px; } .soft, figcaption, small { color: var(--soft); } a { c
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; margin: 14px 0; overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 15px; }
 th, td { text-align: left; padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--soft); font-weight: 500; } tr:last-child td { border-bottom: 0; } .n { text-align: right; white-space: nowrap; }
+th { color: var(--soft); font-weight: 500; } tbody tr:last-child > * { border-bottom: 0; } .n { text-align: right; white-space: nowrap; } th.n { white-space: normal; }
+td small { display: block; line-height: 1.4; }
 svg { width: 100%; height: auto; display: block; overflow: visible; }
 .grid { stroke: var(--line); } .tick, .label { font-size: 12px; fill: var(--soft); } .name, .value { font-size: 15px; fill: var(--ink); }
 .value { font-weight: 600; } .band { opacity: .13; } .curve { fill: none; stroke: var(--c); stroke-width: 2.2; stroke-linejoin: round; }
@@ -38,7 +41,8 @@ svg { width: 100%; height: auto; display: block; overflow: visible; }
 .legend i {
   display: inline-block; width: 18px; height: 4px; border-radius: 2px; background: var(--c); margin-right: 7px; vertical-align: 3px; }
 .legend i.dots { width: 8px; height: 8px; border-radius: 4px; vertical-align: 0; } .legend i.thin { opacity: .45; height: 2px; }
-.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 16px; } figure { margin: 0; }
+.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 16px; }
+.films.wide { grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); } figure { margin: 0; }
 video { width: 100%; border-radius: 8px; background: #000; display: block; } figcaption { font-size: 13px; margin-top: 4px; }
 pre { margin: 0; overflow-x: auto; font: 13px/1.55 ui-monospace, Menlo, Consolas, monospace; }
 code { font-family: ui-monospace, Menlo, monospace; }
@@ -73,12 +77,13 @@ def card(body: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Numbers are right-aligned; None is a dash."""
+    """Numbers are right-aligned; None is a dash; what follows a line break is small."""
     if not rows:
         return ""
 
     def cell(tag: str, value: object, numeric: bool) -> str:
-        shown = "–" if value is None else escape(str(value))
+        shown = "–" if value is None else "<br>".join(escape(line) for line in str(value).split("\n"))
+        shown = shown.replace("<br>", "<small>", 1) + "</small>" if "<br>" in shown else shown
         return f'<{tag} class="n">{shown}</{tag}>' if numeric else f"<{tag}>{shown}</{tag}>"
 
     numeric = [any(isinstance(row[i], int | float) for row in rows) for i in range(len(head))]
@@ -88,7 +93,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def facts(values: Mapping[str, object]) -> str:
-    """A table of two columns without a head."""
+    """A table of two columns without a head; None is left out."""
     rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in values.items() if v is not None)
     return f"<table><tbody>{rows}</tbody></table>" if rows else ""
 
@@ -104,8 +109,11 @@ def folded(title: str, source: str) -> str:
 
 
 def films(videos: Sequence[tuple[Path, str]]) -> str:
-    """Films inside the file itself, each with its caption."""
-    return f'<div class="films">{"".join(_film(path, caption) for path, caption in videos)}</div>' if videos else ""
+    """Films inside the file itself, each with its caption; wide ones (two cameras) two in a row, else four."""
+    if not videos:
+        return ""
+    wide = " wide" if any(aspect(path) > 1.4 for path, _ in videos) else ""
+    return f'<div class="films{wide}">{"".join(_film(path, caption) for path, caption in videos)}</div>'
 
 
 def _film(path: Path, caption: str) -> str:

@@ -40,7 +40,6 @@ _WORDS = {  # of a training's facts
     "steps": "updates",
     "val_loss": "loss on held-out episodes",
     "val_action_error": "action error on held-out episodes",
-    "peak_memory_mib": "peak memory [MiB]",
     "choice": "which checkpoint",
 }
 _PYTHON = """from pathlib import Path
@@ -115,7 +114,7 @@ def _success(stages: Mapping[str, Stage]) -> str:
         return ""
     names = {"evaluate_before": "offline policy", "evaluate_after": "fine-tuned"}
     chart = plots.rates([(names[s.name], *s.rate) for s in found if s.rate])
-    head = ("", "success", "mean best reward", "mean return", "mean length", "decisions/s planned")
+    head = ("", "success", "mean best reward", "mean return", "mean length", "one plan takes")
     rows = []
     for s in found:
         trials = s.evaluation["per_trial"]
@@ -128,7 +127,7 @@ def _success(stages: Mapping[str, Stage]) -> str:
                 f"{s.evaluation['mean_max_reward']:.3f} ({low:.3f}–{high:.3f})",
                 f"{s.evaluation['mean_return']:.2f}",
                 f"{np.mean([t['length'] for t in trials]):.0f} decisions",
-                f"{1000 / np.mean(ms):.0f}" if ms else None,
+                f"{np.mean(ms):.0f} ms" if ms else None,
             )
         )
     return (
@@ -219,9 +218,11 @@ def _governor(stages: Mapping[str, Stage]) -> str:
     )
     if not reasons:
         return page.text(words) + page.text(f"It never had to intervene in {sum(s.decisions for s in flown)} decisions.")
-    head = ("reason", *(s.title for s in flown), "what happened")
-    rows: list[Sequence[object]] = [(r, *(s.interventions[r] or None for s in flown), REASONS.get(r, "")) for r in reasons]
-    rows.append(("decisions in all", *(s.decisions for s in flown), ""))
+    head = ("it said", *(s.title for s in flown))
+    rows: list[Sequence[object]] = [
+        ("\n".join((r.replace("_", " "), REASONS.get(r, ""))).strip(), *(s.interventions[r] or None for s in flown)) for r in reasons
+    ]
+    rows.append(("decisions in all", *(s.decisions for s in flown)))
     stopped = sum(bool(t.get("stopped")) for s in flown for t in s.evaluation.get("per_trial", s.episodes))
     ended = page.text(f"Episodes it ended with a stop: {stopped}.")
     return page.text(words) + page.card(page.table(head, rows)) + ended + _over_time(stages["finetune"])
@@ -233,7 +234,7 @@ def _over_time(stage: Stage) -> str:
         return ""
     counts = [100 * sum(r["interventions"].values()) / max(r["length"], 1) for r in rows]
     line = plots.Line("", np.array([r["episode"] for r in rows]) + 1, counts, colour=3)
-    return page.card(plots.chart([line], "online episode", "per 100 decisions", height=180))
+    return page.card(plots.chart([line], "online episode", "interventions per 100 decisions", (0.0, 1.1 * max(counts) + 1e-9), height=200))
 
 
 def _data(stages: Mapping[str, Stage]) -> str:
@@ -278,7 +279,11 @@ def _checkpoint_facts(stage: Stage) -> Mapping[str, object]:
     if path.exists():
         header = read_header(path)
         found = {"policy": type(header.config).__name__.removesuffix("Config"), **header.meta}
-    found |= {k: v for k, v in stage.done.items() if k not in ("stages", "versions", "commit", "platform", "cpus", "seconds", "checkpoint")}
+    found |= {
+        k: v
+        for k, v in stage.done.items()
+        if k not in ("stages", "versions", "commit", "platform", "cpus", "seconds", "checkpoint", "peak_memory_mib")
+    }
     shown = {k: v for k, v in found.items() if isinstance(v, str | int | float) and not k.endswith("seconds")}
     return {_WORDS.get(k, k.replace("_", " ")): f"{v:,}" if isinstance(v, int) else _short(v) for k, v in shown.items()}
 
@@ -294,7 +299,7 @@ def _timings(stages: Mapping[str, Stage]) -> str:
     bar = plots.shares({s.title: s.done["seconds"] for s in done})
     total, peak = sum(s.done["seconds"] for s in done), max(s.done["peak_memory_mib"] for s in done)
     rows = [(s.title, duration(s.done["seconds"]), f"{s.done['peak_memory_mib']:.0f} MiB", _inside(s)) for s in done]
-    table = page.table(("stage", "time", "peak memory", "of which"), rows)
+    table = page.table(("stage", "time", "peak memory so far", "of which"), rows)
     return page.text(f"{duration(total)} in all, at most {peak:.0f} MiB of memory.") + page.card(bar) + table
 
 

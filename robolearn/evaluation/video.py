@@ -66,6 +66,15 @@ def write_frames(frames: Iterable[np.ndarray], path: Path, rate_hz: float) -> No
         temporary.unlink(missing_ok=True)
 
 
+def aspect(path: Path) -> float:
+    """Width over height of a film."""
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return stream.width / stream.height
+
+
 def _enlarge(image: np.ndarray) -> np.ndarray:
     factor = -(-MIN_HEIGHT_PX // image.shape[0])
     return image.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else image

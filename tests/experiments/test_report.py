@@ -126,7 +126,7 @@ def test_it_says_what_was_measured(run, page):
 
 
 def test_the_governors_counts_are_those_of_each_stage(run, page):
-    row = next(r for r in re.findall(r"<tr>(.*?)</tr>", page) if "<td>workspace</td>" in r)
+    row = next(r for r in re.findall(r"<tr>(.*?)</tr>", page) if "<td>workspace<small>" in r)
     flown = [
         json.loads((run / n / "evaluation.json").read_text())["interventions"].get("workspace", 0)
         for n in ("evaluate_before", "evaluate_after")
