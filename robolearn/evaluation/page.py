@@ -29,7 +29,8 @@ p { margin: 6px 0 14px; } .soft, figcaption, small { color: var(--soft); } a { c
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; margin: 14px 0; overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 15px; }
 th, td { text-align: left; padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--soft); font-weight: 500; } tbody tr:last-child > * { border-bottom: 0; } .n { text-align: right; white-space: nowrap; } th.n { white-space: normal; }
+th { color: var(--soft); font-weight: 500; } tbody tr:last-child > * { border-bottom: 0; }
+.n { text-align: right; white-space: nowrap; } th.n { white-space: normal; }
 td small { display: block; line-height: 1.4; }
 svg { width: 100%; height: auto; display: block; overflow: visible; }
 .grid { stroke: var(--line); } .tick, .label { font-size: 12px; fill: var(--soft); } .name, .value { font-size: 15px; fill: var(--ink); }
@@ -44,7 +45,7 @@ svg { width: 100%; height: auto; display: block; overflow: visible; }
 .films { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 16px; }
 .films.wide { grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); } figure { margin: 0; }
 video { width: 100%; border-radius: 8px; background: #000; display: block; } figcaption { font-size: 13px; margin-top: 4px; }
-pre { margin: 0; overflow-x: auto; font: 13px/1.55 ui-monospace, Menlo, Consolas, monospace; }
+pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.55 ui-monospace, Menlo, Consolas, monospace; }
 code { font-family: ui-monospace, Menlo, monospace; }
 details { margin: 8px 0; } summary { cursor: pointer; color: var(--soft); } .tag { font-size: 12px; border: 1px solid var(--line);
   border-radius: 20px; padding: 1px 10px; color: var(--soft); white-space: nowrap; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -52,7 +53,7 @@ from robolearn.core.checkpoint import load_policy
 from robolearn.runtime.policy_pilot import PolicyPilot
 
 policy = load_policy(Path({checkpoint!r}))
-with hardware.open(RobotConfig(body={body!r})) as robot:
+with hardware.open(RobotConfig({robot})) as robot:
     pilot = PolicyPilot(policy, chunk={chunk})
     robot.reset(np.random.default_rng(0))
     for _ in range(100):  # decisions, {rate:g} per second
@@ -320,16 +321,23 @@ def _deploy(stages: Mapping[str, Stage], body: str) -> str:
     )
     for evaluated, path in candidates:
         checkpoint = Path(evaluated.config.get("checkpoint", path))
-        if checkpoint.exists():
-            header = read_header(checkpoint)
-            chunk = evaluated.config.get("chunk", 1)
-            command = f"robolearn evaluate --checkpoint {checkpoint} --robot.body {body} --chunk {chunk} --trials 10 --out runs/try"
-            words = f"The checkpoint is one file without code in it. It was made for {header.spec.name} and refuses any other robot."
-            source = _PYTHON.format(checkpoint=str(checkpoint), body=body, chunk=chunk, rate=header.spec.rate_hz)
-            return (
-                page.text(words) + page.code(command, "deploy-command") + page.text("Or from Python:") + page.code(source, "deploy-python")
-            )
+        if not checkpoint.exists():
+            continue
+        header, chunk = read_header(checkpoint), evaluated.config.get("chunk", 1)
+        robot = {k: v for k, v in evaluated.config.get("robot", {"body": body}).items() if v is not None}
+        flags = " ".join(f"--robot.{k.replace('_', '-')} {_words(v)}" for k, v in robot.items())
+        arguments = ", ".join(f"{k}={tuple(v) if isinstance(v, list) else v!r}" for k, v in robot.items())
+        command = f"robolearn evaluate --checkpoint {shlex.quote(str(checkpoint))} {flags} --chunk {chunk} --trials 10 --out runs/try"
+        source = _PYTHON.format(checkpoint=str(checkpoint), robot=arguments, chunk=chunk, rate=header.spec.rate_hz)
+        words = f"The checkpoint is one file without code in it. It was made for {header.spec.name} and refuses any other robot."
+        python = page.text("Or from Python:") + page.code(source, "deploy-python")
+        return page.text(words) + page.code(command, "deploy-command") + python
     return ""
+
+
+def _words(value: object) -> str:
+    """A value of a config as the command line takes it."""
+    return " ".join(shlex.quote(str(v)) for v in (value if isinstance(value, list) else [value]))
 
 
 def _reproduce(stages: Mapping[str, Stage]) -> str:
