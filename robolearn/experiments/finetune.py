@@ -58,12 +58,12 @@ class Config:
     model_updates: int = 60
     """World-model updates after each online episode."""
     policy_updates: int = 25
-    """Advantage-weighted policy updates after each online episode."""
+    """Advantage-weighted policy updates after each online episode, on the rows of successful episodes."""
     batch_size: int = 128
     """Rows per update; once online data exists, half of them are new."""
     release_episodes: int = 50
     """Online episodes until the planner's Gaussian is fully released from the policy's proposals."""
-    chunk: int = 3
+    chunk: int = 4
     """Actions executed per plan."""
     held_out: float = 0.1
     """Share of offline episodes kept from training, to calibrate the dynamics heads' spread."""
@@ -112,6 +112,8 @@ def run(config: Config) -> dict:
     record = Run(config.out, config, config.overwrite)
     if record.finished():
         return record.result()
+    if not 1 <= config.chunk <= config.search.horizon:
+        raise UserError(f"chunk: {config.chunk} actions per plan; valid 1 to search.horizon = {config.search.horizon}")
     torch.set_num_threads(config.threads)
     robot_spec = hardware.spec_of(config.robot)
     check_fits(config.checkpoint, robot_spec)
@@ -151,7 +153,9 @@ class Session:
         self.rng = np.random.default_rng(config.seed)
         (train,), (held_out,) = split(store, config.held_out, np.random.default_rng(config.seed))
         self.old, self.held_out = self._windows(store, train), self._windows(store, held_out)
-        self.mixture = Mixture(self.old, config.batch_size, self.rng)
+        self.mixture = Mixture(self.old, config.batch_size, self.rng)  # the world model learns from everything
+        won = succeeded(store, train)
+        self.examples = Mixture(self._windows(store, won if len(won) else train), config.batch_size, self.rng)  # the policy from successes
         self._fit_normalizers(store)
         self.learner = LatentMpc(self.planner.model, imitation, config.learner, torch.Generator().manual_seed(config.seed))
         self.episodes, self.pretrained = 0, False
@@ -208,8 +212,10 @@ class Session:
         with self.record.timed("learn"):
             self._encode(online)
             self.mixture.new = self._windows(online, np.arange(len(online)))
+            won = succeeded(online, np.arange(len(online)))
+            self.examples.new = self._windows(online, won) if len(won) else None
             model = [self.learner.update_model(self.mixture.draw()) for _ in range(config.model_updates)]
-            policy = [self.learner.update_policy(self.mixture.draw()) for _ in range(config.policy_updates)]
+            policy = [self.learner.update_policy(self.examples.draw()) for _ in range(config.policy_updates)]
             self.learner.calibrate(self.held_out.batch(np.arange(len(self.held_out))))
         row = {name: meta[name] for name in _LOGGED}
         self.flown.append(row)
@@ -283,6 +289,11 @@ class Session:
         self.learner.load_state_dict(state["learner"])
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.episodes, self.flown, self.pretrained = state["episodes"], state["flown"], True
+
+
+def succeeded(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
+    """Those of `episodes` that are not known to have failed."""
+    return np.array([i for i in episodes if store.meta(int(i)).get("success") is not False], dtype=np.int64)
 
 
 def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:

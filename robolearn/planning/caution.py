@@ -1,9 +1,13 @@
 """Every uncertainty penalty of the planner, in one place and without units.
 
-score = mean_k G_k - S * (l_q * sum_t gamma^t std_i Q_i / S + l_d * sum_t gamma^t delta_t),
-where delta_t is the dynamics heads'
-spread over its median on held-out data and S the 5-95 percentile range of values: both weights carry over between tasks.
-The critic term alone is FOWM's (Feng et al. 2023, equation 6) with its raw units taken out.
+Candidates are judged against row 0, the policy's own plan, head by head: A_k = (G_k - G_k[0]) / S, S the 5-95 percentile
+range of values. Then, with u_t = std_i Q_i / S (FOWM, Feng et al. 2023, equation 6, its raw units taken out) and delta_t the
+dynamics heads' spread over its median on held-out data,
+
+    score = mean_k A_k - l_h std_k A_k - sum_t gamma^t (l_q (u_t - u_t[0]) + l_d (delta_t - delta_t[0])).
+
+The policy's own plan scores 0 by construction: another one is taken only if it is better by more than the heads disagree
+about it. As data grows the heads agree, and caution recedes by itself.
 """
 
 from __future__ import annotations
@@ -19,8 +23,10 @@ from robolearn.worldmodels.latent import Imagined
 
 @dataclass(frozen=True)
 class Caution:
-    """How much the planner shuns what its model does not know. 0 and 0 plans boldly; nothing here guards the robot."""
+    """How much the planner shuns what its model does not know. All zero plans boldly; nothing here guards the robot."""
 
+    heads: float = 1.0
+    """l_h, on the dynamics heads' disagreement about the gain over the policy's own plan [standard deviations]."""
     critics: float = 0.5
     """l_q, on the critics' spread."""
     dynamics: float = 0.02
@@ -29,7 +35,7 @@ class Caution:
 
 @dataclass(frozen=True)
 class Score:
-    """All (N,), dimensionless: in units of the value range S."""
+    """All (N,), dimensionless. Row 0 is the policy's own plan, and its total is 0."""
 
     total: Float[Tensor, " N"]
     critic_doubt: Float[Tensor, " N"]  # sum_t gamma^t std_i Q_i / S
@@ -37,11 +43,13 @@ class Score:
 
 
 def score(imagined: Imagined, discount: float, value_range: Tensor, spread_median: Tensor, caution: Caution) -> Score:
-    """Penalised return of N imagined action sequences."""
+    """Cautious gain of N imagined action sequences over the first of them."""
     horizon = imagined.reward.shape[-1]
     gamma = discount ** torch.arange(horizon, device=imagined.reward.device)
     returns = (gamma * imagined.alive * imagined.reward).sum(-1) + discount**horizon * imagined.value
+    gain = (returns - returns[:, :1]) / value_range
+    disagreement = gain.std(0) if len(gain) > 1 else torch.zeros_like(gain[0])
     critic_doubt = (gamma * imagined.q_std).sum(-1) / value_range
     model_doubt = (gamma * imagined.spread).sum(-1) / spread_median
-    total = returns.mean(0) / value_range - caution.critics * critic_doubt - caution.dynamics * model_doubt
-    return Score(total, critic_doubt, model_doubt)
+    doubt = caution.critics * critic_doubt + caution.dynamics * model_doubt
+    return Score(gain.mean(0) - caution.heads * disagreement - (doubt - doubt[0]), critic_doubt, model_doubt)

@@ -2,7 +2,7 @@
 
 Model-predictive path integral control (Williams et al. 2015) in the form of TD-MPC2, with two changes. Candidates start from
 the imitation policy's own chunks, and the Gaussian is released from them only as online data grows (constrained planning).
-The score carries `caution`.
+The score carries `caution`: the policy's own plan is flown unless another is better beyond doubt.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from robolearn.worldmodels.latent import LatentConfig, LatentWorldModel
 class MppiConfig:
     """Search settings. All of them are plain numbers: a plan takes tens of milliseconds on one CPU core."""
 
-    horizon: int = 5
+    horizon: int = 8
     """Decisions looked ahead."""
     proposals: int = 24
     """Chunks drawn from the imitation policy."""
@@ -55,7 +55,7 @@ class PlannerConfig:
 
 
 class Planner(Policy):
-    """act() imagines, scores and returns the best `horizon` actions. `explore` draws among the elites instead."""
+    """act() imagines, scores and returns the best `horizon` actions. `explore` draws among all that beat the policy's own plan."""
 
     release: Tensor
     explore: bool = False
@@ -96,28 +96,34 @@ class Planner(Policy):
         proposals = self.model.action_norm.normalize(proposals).clamp(-1, 1)
         prior_mean, prior_std = proposals.mean(0), proposals.std(0).clamp(min=search.std_min)
         mean, std = prior_mean, torch.lerp(prior_std, prior_std.clamp(min=search.std_max), self.release)
-        best, scored, chosen = mean, None, 0
+        candidates, scored = proposals, self._score(z, proposals)
         for _ in range(search.iterations):
             noise = torch.randn(search.samples, *mean.shape, generator=self.generator).to(mean)
-            sampled = (mean + std * noise).clamp(-1, 1)
-            candidates = torch.cat([proposals, mean[None], sampled])
+            candidates = torch.cat([proposals, mean[None], (mean + std * noise).clamp(-1, 1)])
             scored = self._score(z, candidates)
             top = scored.total.topk(min(search.elites, len(candidates))).indices
-            weight = (scored.total[top] - scored.total[top[0]]) / scored.total[top].std().clamp(min=1e-6) / search.temperature
-            weight = weight.softmax(0)[:, None, None]
-            elites = candidates[top]
-            mean = (weight * elites).sum(0)
-            std = (weight * (elites - mean).square()).sum(0).sqrt().clamp(search.std_min, search.std_max)
-            draw = int(torch.multinomial(weight.flatten().cpu(), 1, generator=self.generator)) if self.explore else 0
-            best, chosen = elites[draw], int(top[draw])
-        assert scored is not None
+            weight = self._weights(scored.total[top])[:, None, None]
+            mean = (weight * candidates[top]).sum(0)
+            std = (weight * (candidates[top] - mean).square()).sum(0).sqrt().clamp(search.std_min, search.std_max)
+        chosen = self._choose(scored.total)
         self.notes = {
             "uncertainty": float(scored.model_doubt[chosen]) / self.horizon,
             "critic_doubt": float(scored.critic_doubt[chosen]) / self.horizon,
-            "score": float(scored.total[chosen]),
-            "from_prior": float(chosen < search.proposals),
+            "gain": float(scored.total[chosen]),
+            "own_plan": float(chosen == 0),
         }
-        return best
+        return candidates[chosen]
+
+    def _choose(self, total: Float[Tensor, " N"]) -> int:
+        """The best; when exploring, one of those that beat row 0, the policy's own plan, which is flown where none does."""
+        better = (total > 0).nonzero()[:, 0]
+        if not self.explore or len(better) == 0:
+            return int(total.argmax())
+        return int(better[torch.multinomial(self._weights(total[better]).cpu(), 1, generator=self.generator)])
+
+    def _weights(self, total: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+        spread = total.std(correction=0).clamp(min=1e-6)
+        return ((total - total.max()) / spread / self.config.search.temperature).softmax(0)
 
     def _score(self, z: Tensor, candidates: Float[Tensor, "N H A"]):
         imagined = self.model.imagine(z, candidates)

@@ -66,6 +66,7 @@ def config(offline, tmp_path):
         out=tmp_path / "run",
         robot=ROBOT,
         episodes=3,
+        chunk=3,
         pretrain_updates=4,
         model_updates=2,
         policy_updates=2,
@@ -128,6 +129,12 @@ def test_stopped_after_an_episode_it_goes_on_as_if_it_had_not_been(config, tmp_p
 def test_a_policy_that_cannot_propose_is_refused(config, offline):
     with pytest.raises(UserError, match="BcPolicy; fine-tuning starts from a DiffusionPolicy"):
         finetune.run(replace(config, checkpoint=offline / "bc/policy.pt"))
+    assert not config.out.exists()
+
+
+def test_a_chunk_longer_than_the_plan_is_refused(config):
+    with pytest.raises(UserError, match="chunk: 4 actions per plan; valid 1 to search.horizon = 3"):
+        finetune.run(replace(config, chunk=4))
     assert not config.out.exists()
 
 
