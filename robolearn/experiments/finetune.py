@@ -71,8 +71,8 @@ class Config:
     model: LatentConfig = LatentConfig()
     learner: LatentMpcConfig = LatentMpcConfig()
     imitation: ImitationConfig = ImitationConfig(lr=1e-4, schedule="constant", warmup=1)
-    threads: int = 2
-    """torch CPU threads."""
+    threads: int = 1
+    """torch CPU threads; networks this small gain nothing from more, and lose much on a busy machine."""
     overwrite: bool = False
     """Discard what another config left in `out`."""
 
