@@ -62,7 +62,7 @@ class Config:
     batch_size: int = 128
     """Rows per update; once online data exists, half of them are new."""
     release_episodes: int = 50
-    """Online episodes until the planner's Gaussian is fully released from the policy's proposals."""
+    """Online episodes until the planner's noise around the policy's proposals is fully released."""
     chunk: int = 4
     """Actions executed per plan."""
     held_out: float = 0.1
@@ -189,12 +189,10 @@ class Session:
             return
         planner, config = self.planner, self.config
         planner.release.fill_(min(1.0, index / max(1, config.release_episodes)))
-        planner.explore = True
         pilot = PolicyPilot(planner, config.chunk, seed=config.seed + index, source=Source.PLANNER)
         written, violations = probe.setpoints, Counter(probe.violations)
         with self.record.timed("fly"):
             episode = rollout(robot, pilot, task_for(config.robot.body), np.random.default_rng([config.seed, index]))
-        planner.explore = False
         doubt = episode.notes["uncertainty"]
         self._log_doubt(index, doubt)
         meta = {

@@ -1,8 +1,9 @@
 """A planner is a policy that holds a world model: deployment does not know whether anyone is planning.
 
-Model-predictive path integral control (Williams et al. 2015) in the form of TD-MPC2, with two changes. Candidates start from
-the imitation policy's own chunks, and the Gaussian is released from them only as online data grows (constrained planning).
-The score carries `caution`: the policy's own plan is flown unless another is better beyond doubt.
+Model-predictive path integral control (Williams et al. 2015) as in TD-MPC2, with three changes. Candidates start from the
+imitation policy's own chunks, and noise is released around them only as online data grows (constrained planning). Elites are
+resampled by their weights, not averaged: halfway between an open and a closed gripper lies no plan. The score carries
+`caution`: the policy's own plan is flown unless another is better beyond doubt.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ class MppiConfig:
     proposals: int = 24
     """Chunks drawn from the imitation policy."""
     samples: int = 72
-    """Gaussian sequences per iteration."""
+    """Noisy copies of elites per iteration."""
     iterations: int = 2
     elites: int = 12
     temperature: float = 0.5
     """Of the elites' weights, in standard deviations of their score."""
     std_min: float = 0.03
-    """Of the Gaussian, in units of the normalised action [-1, 1]."""
-    std_max: float = 0.5
-    """Of a fully released Gaussian; a fresh planner has only the proposals' own spread."""
+    """Of the noise at first, in units of the normalised action [-1, 1]."""
+    std_max: float = 0.2
+    """Of the noise once fully released."""
     discount: float = 0.95
     caution: Caution = Caution()
 
@@ -55,10 +56,13 @@ class PlannerConfig:
 
 
 class Planner(Policy):
-    """act() imagines, scores and returns the best `horizon` actions. `explore` draws among all that beat the policy's own plan."""
+    """act() imagines, scores, and draws `horizon` actions among all plans that beat the policy's own, which is flown where none does.
+
+    It draws in evaluation as well, as FOWM does: a planner that always takes its maximum repeats itself for ever where its
+    model is wrong, and never leaves the place.
+    """
 
     release: Tensor
-    explore: bool = False
 
     def __init__(self, config: PlannerConfig, spec: RobotSpec):
         super().__init__()
@@ -94,17 +98,15 @@ class Planner(Policy):
         z = self.model.encode(obs)
         proposals = self.prior.sample(obs, search.proposals)[0, :, : self.horizon]
         proposals = self.model.action_norm.normalize(proposals).clamp(-1, 1)
-        prior_mean, prior_std = proposals.mean(0), proposals.std(0).clamp(min=search.std_min)
-        mean, std = prior_mean, torch.lerp(prior_std, prior_std.clamp(min=search.std_max), self.release)
+        std = search.std_min + float(self.release) * (search.std_max - search.std_min)
         candidates, scored = proposals, self._score(z, proposals)
         for _ in range(search.iterations):
-            noise = torch.randn(search.samples, *mean.shape, generator=self.generator).to(mean)
-            candidates = torch.cat([proposals, mean[None], (mean + std * noise).clamp(-1, 1)])
-            scored = self._score(z, candidates)
             top = scored.total.topk(min(search.elites, len(candidates))).indices
-            weight = self._weights(scored.total[top])[:, None, None]
-            mean = (weight * candidates[top]).sum(0)
-            std = (weight * (candidates[top] - mean).square()).sum(0).sqrt().clamp(search.std_min, search.std_max)
+            parents = torch.multinomial(self._weights(scored.total[top]).cpu(), search.samples, replacement=True, generator=self.generator)
+            noise = torch.randn(search.samples, *proposals.shape[1:], generator=self.generator).to(proposals)
+            sampled = (candidates[top][parents.to(top.device)] + std * noise).clamp(-1, 1)
+            candidates = torch.cat([proposals, candidates[top], sampled])
+            scored = self._score(z, candidates)
         chosen = self._choose(scored.total)
         self.notes = {
             "uncertainty": float(scored.model_doubt[chosen]) / self.horizon,
@@ -115,10 +117,10 @@ class Planner(Policy):
         return candidates[chosen]
 
     def _choose(self, total: Float[Tensor, " N"]) -> int:
-        """The best; when exploring, one of those that beat row 0, the policy's own plan, which is flown where none does."""
+        """One of those that beat row 0, the policy's own plan; that one where none does."""
         better = (total > 0).nonzero()[:, 0]
-        if not self.explore or len(better) == 0:
-            return int(total.argmax())
+        if len(better) == 0:
+            return 0
         return int(better[torch.multinomial(self._weights(total[better]).cpu(), 1, generator=self.generator)])
 
     def _weights(self, total: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
