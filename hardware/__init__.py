@@ -53,7 +53,7 @@ class RobotConfig:
 
 
 def open(config: RobotConfig) -> SafeRobot:
-    """Build a body, not yet connected. Raises HardwareError for an unknown one."""
+    """Build a body, not yet connected. Raises HardwareError for an unknown one, or one set up with impossible numbers."""
     return _module(config).build(config)
 
 
@@ -67,4 +67,11 @@ def _module(config: RobotConfig) -> ModuleType:
     name = config.body.partition(":")[0]
     if name not in _BODIES:
         raise HardwareError(f"RobotConfig.body: {config.body!r}; valid: robosuite:<environment>, pusht, pusht:state, fake, fake:state")
+    for field, value, low, high, unit in (
+        ("rate_hz", config.rate_hz, 0.1, 1000.0, "Hz"),
+        ("image_size", config.image_size, 8, 2048, "px"),
+        ("stale_s", config.stale_s, 0.001, 60.0, "s"),
+    ):
+        if value is not None and not low <= value <= high:  # nan fails it too: a nan stale_s would switch the stop off
+            raise HardwareError(f"RobotConfig.{field}: {value} {unit}; valid: {low:g} to {high:g}")
     return import_module(_BODIES[name])  # only now: a robot computer need not have every simulator

@@ -76,11 +76,14 @@ def parse(verb: str, cls: type, words: Sequence[str], default_file: Path | None 
     try:
         with redirect_stderr(said):
             # A file or a default has already picked each part's class; its fields are plain options then.
-            return tyro.cli(cls, default=default, args=rest, prog=f"robolearn {verb}", config=(tyro.conf.AvoidSubcommands,))
+            config = tyro.cli(cls, default=default, args=rest, prog=f"robolearn {verb}", config=(tyro.conf.AvoidSubcommands,))
     except SystemExit as end:
         if end.code:
             raise UserError(f"{_one_line(said.getvalue())}; `robolearn {verb} --help` lists the valid fields") from None
         raise
+    if (seed := getattr(config, "seed", 0)) < 0:
+        raise UserError(f"seed: {seed}; expected 0 or more")
+    return config
 
 
 def _one_line(box: str) -> str:

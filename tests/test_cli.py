@@ -39,6 +39,7 @@ class Config:
     """Dataset folder."""
     seconds: float = 3.0
     """Time limit [s]."""
+    seed: int = 0
     part: Part | Other = Part()
 
     def __post_init__(self) -> None:
@@ -84,7 +85,7 @@ def test_flags_lie_over_the_file_over_the_defaults(ran: list, tmp_path: Path) ->
     assert cli.main(["train", str(tmp_path / "c.yaml"), "--store", "x", "--part.width", "3", "--seconds", "1e-1"]) == 0
     assert cli.main(["train", "--store", "x"]) == 0
     x = Path("x")
-    assert ran == [Config(x, 5.0, Part(9)), Config(x, 0.1, Part(3)), Config(x, 3.0, Part())]
+    assert ran == [Config(x, 5.0, part=Part(9)), Config(x, 0.1, part=Part(3)), Config(x, 3.0)]
 
 
 def test_a_verb_may_name_the_file_it_starts_from(ran: list, tmp_path: Path) -> None:
@@ -102,6 +103,7 @@ def test_a_verb_may_name_the_file_it_starts_from(ran: list, tmp_path: Path) -> N
         (["--store", "x", "--foo", "3"], "Unrecognized options: --foo"),
         (["--store", "x", "--seconds", "soon"], "could not convert string to float: 'soon'"),
         (["--store", "x", "--seconds", "-1"], "seconds: -1.0 s; expected at least 0"),
+        (["--store", "x", "--seed", "-1"], "seed: -1; expected 0 or more"),
         (["nowhere.yaml"], "nowhere.yaml: cannot read: No such file or directory"),
         (["{file}"], "Missing from robolearn train: --store PATH"),
         (["{file}", "--store", "x", "--part.depth", "1"], "Unrecognized options: --part.depth"),

@@ -8,6 +8,7 @@ import re
 from hardware.types import HardwareError
 
 NO_GL = re.compile(r"lib(EGL|GLX?|OpenGL|OSMesa|glib|gthread)[-.\w]*\.so|\begl(QueryString|GetDisplay|Initialize)|EGL device|OSMesa")
+_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)  # the wrong path, not a defect
 GL_PACKAGES = "libegl1 libgl1 libglx-mesa0 libgl1-mesa-dri libglib2.0-0"
 
 
@@ -21,8 +22,10 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return f"robolearn: error: {' '.join(str(error).split())}", 2
     if isinstance(error, KeyboardInterrupt):
         return "robolearn: stopped; the same command resumes", 130
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"robolearn: error: {error.filename or 'disk'}: no space left on device; free some and run the same command again", 2
+    if isinstance(error, OSError) and error.filename and error.errno in _PLACE:
+        return f"robolearn: error: {error.filename}: {error.strerror}", 2
     # Loaders of GL report a missing library as almost any exception, so the message decides.
     if isinstance(error, ImportError | OSError | AttributeError | RuntimeError) and NO_GL.search(str(error)):
         return f"robolearn: error: no headless OpenGL library ({' '.join(str(error).split())}); Debian: apt-get install {GL_PACKAGES}", 2

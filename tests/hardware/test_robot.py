@@ -168,3 +168,22 @@ def test_setting_the_date_does_not_move_the_clock(monkeypatch: pytest.MonkeyPatc
     clock.sleep_until(before + 0.005)
     assert before + 0.005 <= clock.now() < before + 5.0
     clock.sleep_until(before)  # a deadline in the past is no error
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (RobotConfig("fake", rate_hz=0.0), r"rate_hz: 0\.0 Hz; valid: 0\.1 to 1000"),
+        (RobotConfig("fake", rate_hz=float("nan")), "rate_hz: nan Hz"),
+        (RobotConfig("fake", image_size=0), "image_size: 0 px; valid: 8 to 2048"),
+        (RobotConfig("pusht", image_size=-3), "image_size: -3 px"),
+        (RobotConfig("fake", stale_s=-1.0), "stale_s: -1.0 s"),
+        (RobotConfig("fake", stale_s=float("nan")), "stale_s: nan s"),  # would switch the silence stop off
+        (RobotConfig("fake", stale_s=float("inf")), "stale_s: inf s"),
+    ],
+)
+def test_impossible_numbers_are_refused_before_a_body_is_built(config: RobotConfig, line: str) -> None:
+    with pytest.raises(HardwareError, match=line):
+        hardware.open(config)
+    with pytest.raises(HardwareError, match=line):
+        hardware.spec_of(config)
