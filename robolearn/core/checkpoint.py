@@ -65,13 +65,16 @@ def read_header(path: Path) -> Header:
         text = (file.metadata() or {}).get(_HEADER)
     if text is None:
         raise UserError(f"{path}: not a robolearn policy (no '{_HEADER}' header)")
-    header = json.loads(text)
-    if header["format"] > FORMAT:
-        raise UserError(f"{path}: format {header['format']} is newer than this robolearn reads (up to {FORMAT}); update robolearn")
-    config = from_dict(object, header["policy"], f"{path}: policy")
-    if not isinstance(config, PolicyConfig):
-        raise UserError(f"{path}: policy.type: {header['policy']['type']!r} has no build(spec)")
-    return Header(config, RobotSpec.from_dict(header["spec"]), header["meta"], header["robolearn"])
+    try:
+        header = json.loads(text)
+        if header["format"] > FORMAT:
+            raise UserError(f"{path}: format {header['format']} is newer than this robolearn reads (up to {FORMAT}); update robolearn")
+        config = from_dict(object, header["policy"], f"{path}: policy")
+        if not isinstance(config, PolicyConfig):
+            raise UserError(f"{path}: policy.type: {header['policy']['type']!r} has no build(spec)")
+        return Header(config, RobotSpec.from_dict(header["spec"]), header["meta"], header["robolearn"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: damaged header '{_HEADER}': {type(error).__name__}: {error}") from error
 
 
 def load_policy(path: Path, spec: RobotSpec | None = None, device: torch.device | str = "cpu") -> Policy:

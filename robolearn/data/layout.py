@@ -80,7 +80,7 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
     for number, line in enumerate(content.splitlines(keepends=True), start=1):
         try:
             episode = json.loads(line)
-            if not line.endswith(b"\n") or not {"start", "length", "meta"} <= set(episode):
+            if not line.endswith(b"\n") or not _is_episode(episode):
                 raise ValueError("incomplete")
         except (ValueError, TypeError) as error:
             if done + len(line) == len(content):
@@ -89,6 +89,13 @@ def read_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
         episodes.append(episode)
         done += len(line)
     return episodes, done
+
+
+def _is_episode(line: Any) -> bool:
+    if not isinstance(line, dict) or not isinstance(line.get("meta"), dict):
+        return False
+    start, length = line.get("start"), line.get("length")
+    return isinstance(start, int) and isinstance(length, int) and start >= 0 and length > 0
 
 
 def to_json(value: Any) -> Any:

@@ -139,7 +139,7 @@ class EpisodeStore:
         first, length = int(self._physical_starts[index]), self.length(index)
         start, stop, _ = slice(start, stop).indices(length)
         futures = {name: array[first + start : first + stop].read() for name, array in self._arrays.items()}
-        parts = {name: future.result() for name, future in futures.items()}
+        parts = {name: self._result(name, future) for name, future in futures.items()}
         return Episode(
             images={name: parts[f"images/{name}"] for name in self.spec.cameras},
             state={name: parts[f"state/{name}"] for name in self.spec.state},
@@ -202,7 +202,8 @@ class EpisodeStore:
         held = self._held.get(camera)
         if held is not None and len(held) == self.rows:
             return held[rows]
-        return self._arrays[f"images/{camera}"][self._physical[rows]].read().result()
+        name = f"images/{camera}"
+        return self._result(name, self._arrays[name][self._physical[rows]].read())
 
     def hold_frames(self, camera: str) -> None:
         """Decode every frame of one camera into RAM (rows * H * W * 3 bytes), so that `frames` becomes a copy."""
@@ -222,7 +223,7 @@ class EpisodeStore:
                 bounds = [(self._physical_starts[i], self._physical_starts[i] + self.lengths[i]) for i in some]
                 reads = [array[first:end].read() for first, end in bounds]
                 for i, read in zip(some, reads, strict=True):
-                    fresh[self.starts[i] : self.starts[i] + self.lengths[i]] = read.result()
+                    fresh[self.starts[i] : self.starts[i] + self.lengths[i]] = self._result(name, read)
             fresh.flags.writeable = False
             have = cache[name.removeprefix("images/")] = fresh
         return have
@@ -284,7 +285,16 @@ class EpisodeStore:
         array = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, context=self._context, open=True).result()
         if self._episodes and array.shape[0] < max(e["start"] + e["length"] for e in self._episodes):
             raise ValueError(f"array {name} has {array.shape[0]} rows, fewer than {JOURNAL} counts")
+        wanted = arrays(self.spec, self._shard_rows)[name]
+        if (kind := array.dtype.name) != wanted["dtype"] or array.shape[1:] != wanted["shape"][1:]:
+            raise ValueError(f"array {name} holds {kind} {array.shape[1:]} a row; the spec says {wanted['dtype']} {wanted['shape'][1:]}")
         return array
+
+    def _result(self, name: str, read: tensorstore.Future) -> np.ndarray:
+        try:
+            return read.result()
+        except ValueError as error:  # a file that was cut short or overwritten
+            raise UserError(f"{self.path / name}: damaged: {_first_line(error)}") from error
 
     def _write_rows(self, first: int, length: int, parts: Mapping[str, np.ndarray]) -> None:
         end = -(-(first + length) // self._shard_rows) * self._shard_rows
@@ -341,7 +351,8 @@ def _unlock(handle: int | None) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return re.split(r" \[(?:source locations|tensorstore_spec|domain)", line)[0]  # what tensorstore adds is for its developers
 
 
 def _sync(path: Path) -> None:

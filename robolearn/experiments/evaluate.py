@@ -53,6 +53,7 @@ class Config:
 
 def run(config: Config) -> Evaluation:
     """Raises UserError: checkpoint absent, made for another robot, chunk longer than its horizon."""
+    _check(config)
     console = Console(stderr=True, soft_wrap=True)
     folder = Run(config.out, config, config.overwrite)
     check_fits(config.checkpoint, hardware.spec_of(config.robot))
@@ -73,6 +74,16 @@ def run(config: Config) -> Evaluation:
         f"(95 % interval {low:.0f} to {high:.0f} %), mean best reward {result.mean_max_reward:.3f}"
     )
     return result
+
+
+def _check(config: Config) -> None:
+    for name, value, least, unit in (("trials", config.trials, 1, "episodes"), ("threads", config.threads, 1, "CPU threads")):
+        if value < least:
+            raise UserError(f"{name}: {value} {unit}; expected at least {least}")
+    try:
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device: {config.device!r} is not here ({str(error).splitlines()[0]}); valid: cpu, cuda, cuda:0, mps") from error
 
 
 def check_fits(checkpoint: Path, robot: RobotSpec) -> None:

@@ -89,6 +89,8 @@ def rewritten(path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
+        ({"format": "x"}, r"damaged header 'robolearn'"),
+        ({"spec": {"name": "arm"}}, r"damaged header 'robolearn': KeyError"),
         ({"format": 2}, "format 2 is newer than this robolearn reads"),
         ({"policy": {"type": "subprocess:Popen"}}, "policy: type: 'subprocess:Popen' is not trusted"),
         ({"policy": {"type": f"{__name__}:LinearConfig", "width": 4}}, "weights do not fit Linear"),

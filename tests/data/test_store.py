@@ -244,3 +244,37 @@ def test_features_are_a_cache_that_grows_with_the_store(store, make_episode):
     with pytest.raises(ValueError, match="feature key"):
         reader.write_features("../net", first)
     assert [path.name for path in (store.path / "features").iterdir()] == ["net-1.npy"]
+
+
+def test_a_damaged_file_is_named_in_one_line(store, make_episode):
+    store.append(make_episode(40))
+    for name, read in (
+        ("action", lambda opened: opened.read(0)),
+        ("reward", lambda opened: opened.lowdim("reward")),
+        ("images/front", lambda opened: opened.frames("front", np.arange(3))),
+    ):
+        for path in (store.path / name).glob("c.*"):
+            path.write_bytes(path.read_bytes()[:9])
+        with pytest.raises(UserError, match=f"d.zarr/{name}: damaged: ") as caught:
+            read(EpisodeStore.open(store.path))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"start": 0, "length": 0, "meta": {}}', '{"start": 0, "length": -4, "meta": {}}', '{"start": 0, "length": 5, "meta": 5}', "[]"],
+)
+def test_a_journal_line_that_is_no_episode_is_damage(store, make_episode, line):
+    store.append(make_episode(5))
+    journal = store.path / "episodes.jsonl"
+    journal.write_text(f"{line}\n{journal.read_text()}")
+    with pytest.raises(UserError, match="episodes.jsonl: line 1 is damaged"):
+        EpisodeStore.open(store.path)
+
+
+def test_arrays_that_contradict_the_spec_are_damage(store, make_episode):
+    store.append(make_episode(5))
+    meta = store.path / "reward" / "zarr.json"
+    meta.write_text(meta.read_text().replace("float32", "float64"))
+    with pytest.raises(UserError, match="damaged store: array reward holds float64"):
+        EpisodeStore.open(store.path)

@@ -85,7 +85,9 @@ def test_a_policy_may_look_at_part_of_the_robot(tmp_path):
         ({"robot": RobotConfig(body="fake", rate_hz=20.0)}, r"policy\.pt: made for another robot .*rate_hz: 10\.0 != 20\.0"),
         ({"robot": RobotConfig(body="pusht:state")}, r"made for another robot .*action\.units: \['rad', 'rad'\] != \['px', 'px'\]"),
         ({"chunk": 5}, r"chunk: 5 actions; .*predicts 4: valid 1 to 4"),
-        ({"trials": 0}, "trials is 0"),
+        ({"trials": 0}, "trials: 0 episodes; expected at least 1"),
+        ({"threads": 0}, "threads: 0 CPU threads; expected at least 1"),
+        ({"device": "abacus"}, "device: 'abacus' is not here .*; valid: cpu, cuda"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(config, change, message):
