@@ -63,7 +63,7 @@ class Config:
     """Rows per update; once online data exists, half of them are new."""
     release_episodes: int = 50
     """Online episodes until the planner's noise around the policy's proposals is fully released."""
-    chunk: int = 4
+    chunk: int = 8
     """Actions executed per plan."""
     held_out: float = 0.1
     """Share of offline episodes kept from training, to calibrate the dynamics heads' spread."""

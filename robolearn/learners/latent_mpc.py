@@ -37,8 +37,8 @@ class LatentMpcConfig:
     lr: float = 3e-4
     clip: float = 10.0
     """Largest gradient norm."""
-    advantage_steps: int = 8
-    """Real rewards summed before V takes over, in the policy's advantage."""
+    trace: float = 0.95
+    """lambda: 0 trusts V after one step, 1 only real rewards as far as a batch shows them."""
     advantage_beta: float = 1.0
     """Sharpness of the policy's weights exp(beta * A / std(A)); 0 is plain imitation."""
     weight_max: float = 10.0
@@ -67,14 +67,12 @@ class LatentMpc:
     def model_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Weighted sum over the unrolled steps; rows past an episode's end count nowhere."""
         model, config, steps = self.model, self.config, self.config.horizon
-        reward, terminal, real, followed = _outcomes(batch, config.reward_shift)
+        _, terminal, real, followed = _outcomes(batch)
         action = model.action_norm.normalize(batch.action)
         latents = model.encode_sequence(_sequence(batch, model.history, steps))  # (B, 1 + steps, L)
         goal = latents[:, 1:].detach()
-        with torch.no_grad():
-            next_value = model.value.all(goal.flatten(0, 1))[0, :, 0].unflatten(0, goal.shape[:2])
-            q_target = reward[:, :steps] + config.discount * (~terminal[:, :steps]) * next_value
-        grounded = real & (followed | terminal)  # a cut-off row has no next value to bootstrap from
+        q_target, value, grounded = (x[:, :steps] for x in self.returns(batch))
+        reward = self._reward(batch)
 
         heads = model.config.dynamics
         turn = torch.arange(len(action), device=action.device) % heads  # each row walks with one head
@@ -99,25 +97,35 @@ class LatentMpc:
         rho = config.rho ** torch.arange(steps, device=action.device)
         means = {name: _mean(values.view(shape), rho * mask) for name, (_, values, mask) in terms.items()}
         loss = sum((terms[name][0] * mean for name, mean in means.items()), latents.new_zeros(()))
-        self._track_value_range(next_value[:, 0])
+        self._track_value_range(value[:, 0])
         return loss, {f"model_{name}": float(mean.detach()) for name, mean in means.items()}
 
     @torch.no_grad()
-    def advantage(self, batch: Batch) -> Tensor:
-        """(B,) real rewards for up to `advantage_steps` steps, then V, minus V now. Never asks a critic about a new action."""
+    def returns(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Lambda-returns of the rows as they were, V of each row, and where a return is known; (B, H) each.
+
+        G_t = r_t + gamma ((1 - lambda) V_t+1 + lambda G_t+1), nothing after a terminal row, V alone before a row that was cut
+        off. In-sample: no action is ever replaced by one that nobody took. With a few hundred rows to learn from, real
+        rewards carry much further than a value that has to creep back one step per update (FOWM uses one step).
+        """
         config, model = self.config, self.model
-        reward, terminal, real, followed = _outcomes(batch, config.reward_shift)
-        steps = min(config.advantage_steps, reward.shape[1])
+        reward, (_, terminal, real, followed) = self._reward(batch), _outcomes(batch)
+        steps = reward.shape[1]
         latents = model.encode_sequence(_sequence(batch, model.history, steps))
         value = model.value.all(latents.flatten(0, 1))[0, :, 0].unflatten(0, latents.shape[:2])
-        usable = (real & (followed | terminal))[:, :steps].long().cumprod(1)  # 1, 1, ..., then 0 for good
-        count = usable.sum(1)
-        discount = config.discount ** torch.arange(steps, device=reward.device)
-        earned = (reward[:, :steps] * discount * usable).sum(1)
-        last = (count - 1).clamp(min=0)
-        ended = terminal.gather(1, last[:, None])[:, 0]
-        ahead = value.gather(1, count[:, None])[:, 0] * config.discount**count * ~ended
-        return torch.where(count > 0, earned + ahead - value[:, 0], torch.zeros_like(earned))
+        grounded = real & (followed | terminal)  # after a cut-off row nothing was seen, so its return is not known
+        returns = torch.zeros_like(reward)
+        for t in reversed(range(steps)):
+            ahead = value[:, t + 1]
+            if t + 1 < steps:
+                ahead = torch.where(grounded[:, t + 1], torch.lerp(ahead, returns[:, t + 1], config.trace), ahead)
+            returns[:, t] = reward[:, t] + config.discount * ahead * ~terminal[:, t]
+        return returns, value[:, :-1], grounded
+
+    def advantage(self, batch: Batch) -> Tensor:
+        """(B,) what followed, as a return, minus V; 0 where nothing is known to have followed."""
+        returns, value, grounded = self.returns(batch)
+        return torch.where(grounded[:, 0], returns[:, 0] - value[:, 0], torch.zeros_like(returns[:, 0]))
 
     def update_policy(self, batch: Batch) -> Metrics:
         """One advantage-weighted imitation step (AWR, Peng et al. 2019, through the denoising loss)."""
@@ -136,6 +144,9 @@ class LatentMpc:
         spread = self.model.step(z.expand(heads, -1, -1), action.expand(heads, -1, -1)).var(0).mean(-1)
         self.model.spread_median.copy_(spread.median().clamp(min=1e-12))
         return float(self.model.spread_median)
+
+    def _reward(self, batch: Batch) -> Tensor:
+        return _outcomes(batch)[0] + self.config.reward_shift
 
     @torch.no_grad()
     def _track_value_range(self, value: Tensor) -> None:
@@ -160,11 +171,11 @@ class LatentMpc:
         self.generator.set_state(state["generator"])
 
 
-def _outcomes(batch: Batch, reward_shift: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _outcomes(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(reward, terminal, the row is real, the next observation exists), each (B, H)."""
     if batch.reward is None or batch.terminal is None or batch.future_mask is None:
         raise ValueError("LatentMpc: batch has no reward, terminal and future; make the windows with future=True")
-    return batch.reward + reward_shift, batch.terminal, ~batch.pad, batch.future_mask
+    return batch.reward, batch.terminal, ~batch.pad, batch.future_mask
 
 
 def _sequence(batch: Batch, history: int, steps: int) -> Obs:

@@ -74,7 +74,7 @@ def config(offline, tmp_path):
         held_out=0.2,
         search=MppiConfig(horizon=3, proposals=4, samples=8, iterations=2, elites=4),
         model=LatentConfig(latent=16, width=16),
-        learner=LatentMpcConfig(horizon=3, advantage_steps=4),
+        learner=LatentMpcConfig(horizon=3),
         imitation=TINY,
         threads=1,
     )

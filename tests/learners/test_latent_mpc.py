@@ -32,7 +32,7 @@ def learner() -> LatentMpc:
     model = LatentWorldModel(LatentConfig(latent=16, width=32), SPEC, feature_dim=1, history=1)
     for norm in (model.feature_norm, model.state_norm, model.action_norm):
         norm.fit(torch.tensor([[-1.0], [1.0]]))
-    config = LatentMpcConfig(reward_shift=0.0, advantage_steps=HORIZON)
+    config = LatentMpcConfig(reward_shift=0.0, trace=1.0)
     return LatentMpc(model, KeepsWeights(), config, torch.Generator().manual_seed(0))
 
 
@@ -111,6 +111,15 @@ def test_nothing_is_hoped_for_after_a_terminal_row_but_much_after_a_cut(learner)
     cut = replace(ended, terminal=torch.zeros_like(terminal))
     ahead = learner.model.value.all(learner.model.encode(Obs({}, batch.future.state[:, :1], batch.future.features[:, :1])))[0, :, 0]
     torch.testing.assert_close(learner.advantage(cut), batch.reward[:, 0] + gamma * ahead - now)
+
+
+def test_without_a_trace_the_return_is_one_step_and_the_value(learner):
+    torch.nn.init.normal_(learner.model.value.layers[-1].weight)
+    batch = walk(4)
+    learner.config = replace(learner.config, trace=0.0)
+    returns, value, grounded = learner.returns(batch)
+    assert grounded.all()
+    torch.testing.assert_close(returns[:, :-1], batch.reward[:, :-1] + learner.config.discount * value[:, 1:])
 
 
 def test_better_rows_weigh_more_and_weights_average_to_one(learner):
