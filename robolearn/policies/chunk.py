@@ -52,6 +52,9 @@ class ChunkPolicy(Policy):
     def __init__(self, config: ChunkConfig, spec: RobotSpec):
         super().__init__()
         self.config, self.spec = config, config.select(spec)
+        for name, value, unit in (("history", config.history, "observations"), ("horizon", config.horizon, "actions")):
+            if value < 1:
+                raise UserError(f"policy.{name}: {value} {unit}; expected at least 1")
         self.history, self.horizon = config.history, config.horizon
         self.generator = torch.Generator().manual_seed(0)
         self.state_norm = Normalizer(self.spec.state_dim)

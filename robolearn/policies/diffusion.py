@@ -41,6 +41,8 @@ class DiffusionPolicy(ChunkPolicy):
 
     def __init__(self, config: DiffusionConfig, spec: RobotSpec):
         super().__init__(config, spec)
+        if not config.widths or min(config.widths) < 8:
+            raise UserError(f"policy.widths: {config.widths} channels; expected one or more of at least 8")
         factor = 2 ** (len(config.widths) - 1)
         if config.horizon % factor:
             raise UserError(f"policy.horizon: {config.horizon} actions; {len(config.widths)} widths need a multiple of {factor}")

@@ -56,6 +56,9 @@ def test_it_learns_two_ways_where_an_average_would_be_neither():
     ("config", "message"),
     [
         (DiffusionConfig(horizon=10), "policy.horizon: 10 actions; 3 widths need a multiple of 4"),
+        (DiffusionConfig(horizon=0), "policy.horizon: 0 actions; expected at least 1"),
+        (DiffusionConfig(history=0), "policy.history: 0 observations; expected at least 1"),
+        (DiffusionConfig(widths=(0,)), r"policy.widths: \(0,\) channels; expected one or more of at least 8"),
         (DiffusionConfig(sample_steps=200), "sample_steps: 200; expected 1 to train_steps = 100"),
         (DiffusionConfig(state=("pose",)), "'pose' is not in the data of contract; valid: position, gripper"),
         (DiffusionConfig(encoder=CNN, cameras=("left",)), "'left' is not in the data of contract; valid: front, wrist"),
