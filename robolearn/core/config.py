@@ -50,6 +50,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: not a config: nested too deeply") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     if data is None:
@@ -274,6 +276,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key.value, str):
+                raise yaml.constructor.ConstructorError(None, None, "a field's name must be plain text", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
             seen.add(key.value)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robolearn.core import config as config_module
-from robolearn.core.config import from_dict, load_config, save_config, to_dict
+from robolearn.core.config import from_dict, load_config, read_yaml, save_config, to_dict
 from robolearn.core.errors import UserError
 
 
@@ -202,3 +202,10 @@ def test_a_protocol_accepts_what_has_its_methods() -> None:
 def test_only_plain_data_is_written() -> None:
     with pytest.raises(TypeError, match="not ndarray|not set"):
         to_dict(Config(extra={"a": {1, 2}}))
+
+
+@pytest.mark.parametrize(("text", "message"), [("? [1, 2]\n: 3\n", "plain text"), ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply")])
+def test_yaml_that_is_no_config_is_a_user_error(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_yaml(tmp_path / "c.yaml")
