@@ -57,10 +57,10 @@ class Config:
     """World-model updates on the offline store before the first online episode."""
     model_updates: int = 60
     """World-model updates after each online episode."""
-    policy_updates: int = 25
+    policy_updates: int = 40
     """Advantage-weighted policy updates after each online episode, on the rows of successful episodes."""
     batch_size: int = 128
-    """Rows per update; once online data exists, half of them are new."""
+    """Rows per update; the share of new ones grows with their number, up to half."""
     release_episodes: int = 50
     """Online episodes until the planner's noise around the policy's proposals is fully released."""
     chunk: int = 8
@@ -70,7 +70,7 @@ class Config:
     search: MppiConfig = MppiConfig()
     model: LatentConfig = LatentConfig()
     learner: LatentMpcConfig = LatentMpcConfig()
-    imitation: ImitationConfig = ImitationConfig(lr=1e-4, schedule="constant", warmup=1)
+    imitation: ImitationConfig = ImitationConfig(lr=3e-4, schedule="constant", warmup=50)
     threads: int = 1
     """torch CPU threads; networks this small gain nothing from more, and lose much on a busy machine."""
     overwrite: bool = False
@@ -92,7 +92,10 @@ _LOGGED = (
 
 
 class Mixture:
-    """Batches of half old, half new rows (RLPD, Ball et al. 2023): all old while nothing is new."""
+    """Batches of old and new rows: the new ones' share grows with their number, up to half (RLPD, Ball et al. 2023).
+
+    Half from the start would be half from a single episode, which a policy learns by heart.
+    """
 
     def __init__(self, old: Windows, size: int, rng: np.random.Generator):
         self.old, self.size, self.rng = old, size, rng
@@ -101,7 +104,8 @@ class Mixture:
     def draw(self) -> Batch:
         if self.new is None:
             return self._draw(self.old, self.size)
-        return concat(self._draw(self.old, self.size - self.size // 2), self._draw(self.new, self.size // 2))
+        new = max(1, round(self.size * 0.5 * min(1.0, len(self.new) / len(self.old))))
+        return concat(self._draw(self.old, self.size - new), self._draw(self.new, new))
 
     def _draw(self, windows: Windows, count: int) -> Batch:
         return windows.batch(self.rng.integers(len(windows), size=count))

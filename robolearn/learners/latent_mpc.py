@@ -39,7 +39,7 @@ class LatentMpcConfig:
     """Largest gradient norm."""
     trace: float = 0.95
     """lambda: 0 trusts V after one step, 1 only real rewards as far as a batch shows them."""
-    advantage_beta: float = 1.0
+    advantage_beta: float = 0.5
     """Sharpness of the policy's weights exp(beta * A / std(A)); 0 is plain imitation."""
     weight_max: float = 10.0
     """Cap on one row's weight."""

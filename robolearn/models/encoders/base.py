@@ -31,16 +31,20 @@ class CameraEncoder(Encoder):
     """One network per camera, features side by side in the order of `cameras`.
 
     In training mode every sample is cropped at random (its time steps alike) to `crop` of its size, in eval mode in
-    the centre: the one augmentation that mattered for cloning (Mandlekar et al., CoRL 2021, section 5.3). Crops are drawn
+    the centre: the one augmentation that mattered for cloning (Mandlekar et al., CoRL 2021, section 5.3). `shift` [px]
+    moves it at random instead, edges repeated: nothing is cut off, and less of the absolute position is. Both are drawn
     from `generator`, or torch's own where it is None.
     """
 
-    def __init__(self, cameras: Sizes, crop: float = 1.0):
+    def __init__(self, cameras: Sizes, crop: float = 1.0, shift: int = 0):
         super().__init__()
         if not cameras:
             raise ValueError("encoder: no cameras; an encoder needs at least one")
         if not 0.5 <= crop <= 1.0:
             raise UserError(f"encoder: crop {crop}; expected 0.5 to 1.0 of the image")
+        if shift < 0:
+            raise UserError(f"encoder: shift {shift} px; expected 0 or more")
+        self.shift = shift
         self.cameras, self.crop = {k: (int(v[0]), int(v[1])) for k, v in cameras.items()}, crop
         self.generator: torch.Generator | None = None
 
@@ -72,7 +76,11 @@ class CameraEncoder(Encoder):
         return self.encode(name, self.pixels(name, images).flatten(0, 1)).float().unflatten(0, (batch, steps))
 
     def _crop(self, name: str, images: Tensor) -> Tensor:
-        (height, width), (high, wide) = self.crop_size(name), self.cameras[name]
+        height, width = self.crop_size(name)
+        if self.training and self.shift:
+            flat = images.flatten(0, -4) if images.ndim > 4 else images
+            images = transforms.pad(flat, [self.shift] * 4, padding_mode="edge").unflatten(0, images.shape[:-3])
+        high, wide = images.shape[-2:]
         if (height, width) == (high, wide):
             return images
         if not self.training:

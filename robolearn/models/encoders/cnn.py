@@ -19,9 +19,10 @@ class SmallCnnConfig(EncoderConfig):
     strides: tuple[int, ...] = (2, 2, 1)
     keypoints: int = 32  # per camera; two features each
     crop: float = 0.875  # random in training, centre otherwise; 84 of 96 px
+    shift: int = 0  # px, random in training, none otherwise; with crop 1 the whole image stays in view
 
     def build(self, cameras: Sizes) -> SmallCnn:
-        return SmallCnn(cameras, self.channels, self.strides, self.keypoints, self.crop)
+        return SmallCnn(cameras, self)
 
 
 class SmallCnn(CameraEncoder):
