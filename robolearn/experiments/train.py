@@ -21,6 +21,7 @@ from robolearn.data.windows import Windows, split
 from robolearn.experiments.vision import cache_features, give_weights
 from robolearn.learners.fit import fit
 from robolearn.learners.imitation import Imitation, ImitationConfig
+from robolearn.models.encoders.base import CameraEncoder, EncoderConfig
 from robolearn.models.encoders.selfsupervised import PretrainConfig
 from robolearn.policies.bc import BcConfig, BcNet
 from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
@@ -47,7 +48,7 @@ class Config:
     bc: BcNet = BcNet()
     imitation: ImitationConfig = ImitationConfig()
     pretrain: PretrainConfig = PretrainConfig()
-    """Of a frozen encoder without weights."""
+    """Of an encoder without weights that is frozen, or `tuned`, on the images of the dataset."""
     steps: int = 12000
     """Updates at most."""
     minutes: float | None = None
@@ -136,15 +137,7 @@ class Training:
         encoder, encoder_config = policy.encoder, policy.config.encoder
         if encoder is not None and encoder_config is not None:
             with folder.timed("encoder"):
-                self.origin = "from scratch, with the policy"
-                if encoder_config.frozen:
-                    path = config.out / "encoder.safetensors"
-                    self.origin, metrics = give_weights(encoder, encoder_config, store, config.pretrain, config.seed, path)
-                    if metrics:
-                        folder.log(**metrics)
-                    key = cache_features(store, encoder, encoder_config)
-                elif encoder_config.weights:
-                    self.origin = f"{encoder.load_weights(encoder_config.weights)}, tuned with the policy"
+                self.origin, key = self._see(store, encoder, encoder_config)
         self.windows, self.held_out = (
             Windows(
                 store,
@@ -171,6 +164,16 @@ class Training:
         self._state_path, self._saved = config.out / "training.pt", 0.0
         self._recent: list[Metrics] = []
         self._resume(store)
+
+    def _see(self, store: EpisodeStore, encoder: CameraEncoder, settings: EncoderConfig) -> tuple[str, str | None]:
+        """Where the encoder's weights come from, and the key of its features where it is frozen and they are cached."""
+        config = self.config
+        if not (settings.frozen or settings.weights or config.pretrain.tuned):
+            return "from scratch, with the policy", None
+        origin, metrics = give_weights(encoder, settings, store, config.pretrain, config.seed, config.out / "encoder.safetensors")
+        if metrics:
+            self.folder.log(**metrics)
+        return (origin, cache_features(store, encoder, settings)) if settings.frozen else (f"{origin}, tuned with the policy", None)
 
     def run(self) -> tuple[int, float]:
         limit = None if self.config.minutes is None else 60 * self.config.minutes

@@ -26,7 +26,7 @@ BATCH = 64  # frames encoded at once
 def give_weights(
     encoder: CameraEncoder, config: EncoderConfig, store: EpisodeStore, pretraining: PretrainConfig, seed: int, path: Path
 ) -> tuple[str, Metrics]:
-    """Fill a frozen encoder: from config.weights, or else by self-supervision on the store's own frames.
+    """Fill an encoder: from config.weights, or else by self-supervision on the store's own frames.
 
     `path` keeps what was learned, so that an interrupted training goes on with it. Returns where the weights came
     from ("file:...", "hub:...", "self-supervised on this dataset") and what the pretraining measured.
@@ -39,7 +39,7 @@ def give_weights(
         return learned, {}
     if not isinstance(encoder, SmallCnn):
         raise UserError(
-            f"inputs.encoder: a frozen {type(encoder).__name__} needs weights (a local file or a hub model); "
+            f"inputs.encoder: a pretrained {type(encoder).__name__} needs weights (a local file or a hub model); "
             "only robolearn.models.encoders.cnn:SmallCnnConfig learns from the dataset's own images"
         )
     rng = np.random.default_rng(seed)

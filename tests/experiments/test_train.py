@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import hardware
 from hardware import RobotConfig
@@ -86,6 +87,16 @@ def test_a_checkpoint_of_its_own_flies(config, encoder):
     assert read_header(config.out / "policy.pt").meta["encoder"] == done["encoder"]
 
 
+def test_an_encoder_may_be_pretrained_and_then_tuned(config):
+    config = replace(config, inputs=replace(config.inputs, encoder=replace(EYES, shift=1)), pretrain=replace(config.pretrain, tuned=True))
+    run(config)
+    assert result(config)["encoder"] == "self-supervised on this dataset, tuned with the policy"
+    pretrained = load_file(config.out / "encoder.safetensors")
+    tuned = load_policy(config.out / "policy.pt").encoder.state_dict()
+    assert pretrained.keys() == tuned.keys()
+    assert not torch.equal(pretrained["nets.top.0.weight"], tuned["nets.top.0.weight"])
+
+
 def test_frozen_features_are_cached_and_are_what_the_policy_sees_at_run_time(config):
     config = replace(config, inputs=replace(config.inputs, encoder=replace(EYES, frozen=True)))
     run(config)
@@ -108,7 +119,7 @@ def test_pretrained_weights_from_a_file_are_named_in_the_result(config, tmp_path
     config = replace(config, inputs=replace(config.inputs, encoder=replace(encoder, weights=str(tmp_path / "resnet18.pth"))), steps=2)
     run(config)
     assert result(config)["encoder"] == "file:resnet18.pth"
-    with pytest.raises(UserError, match="frozen ResNet18 needs weights"):
+    with pytest.raises(UserError, match="pretrained ResNet18 needs weights"):
         run(replace(config, out=tmp_path / "other", inputs=replace(config.inputs, encoder=encoder)))
     assert not (tmp_path / "other").exists()
 

@@ -28,8 +28,9 @@ class SmallCnnConfig(EncoderConfig):
 class SmallCnn(CameraEncoder):
     """Convolutions (GroupNorm: a moving average of weights and BatchNorm do not mix), then K keypoints per camera."""
 
-    def __init__(self, cameras: Sizes, channels: Sequence[int], strides: Sequence[int], keypoints: int, crop: float):
-        super().__init__(cameras, crop)
+    def __init__(self, cameras: Sizes, config: SmallCnnConfig):
+        super().__init__(cameras, config.crop, config.shift)
+        channels, strides, keypoints = config.channels, config.strides, config.keypoints
         if len(channels) != len(strides):
             raise UserError(f"encoder: {len(channels)} channels {tuple(channels)} but {len(strides)} strides {tuple(strides)}")
         self.nets = nn.ModuleDict({name: _net(channels, strides, keypoints) for name in self.cameras})

@@ -32,6 +32,8 @@ class PretrainConfig:
     lr: float = 2e-3
     max_frames: int = 4000
     """Frames of each camera that take part, drawn at random; more only cost memory."""
+    tuned: bool = False
+    """Pretrain an encoder that is not frozen, too, before it is trained with the policy."""
 
 
 class Stamps(nn.Module):
@@ -67,11 +69,10 @@ def pretrain(
     on_step gets the progress, 0 to 1.
     """
     metrics: Metrics = {}
-    encoder.train()
+    encoder.eval()  # no crops or shifts: the average image must stay where it is; gradients flow all the same
     for index, camera in enumerate(encoder.cameras):
         report = (lambda p, i=index: on_step((i + p) / len(encoder.cameras))) if on_step else None
         metrics[f"unexplained_{camera}"] = _pretrain_camera(encoder, camera, frames[camera], config, generator, report)
-    encoder.eval()
     return metrics
 
 

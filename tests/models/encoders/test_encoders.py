@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,18 @@ def test_crops_move_in_training_alike_over_time_and_rest_in_the_centre_otherwise
     encoder.generator.manual_seed(0)
     assert torch.equal(encoder.pixels("front", ramp), pixels)
     assert (encoder.eval().pixels("front", ramp)[:, 0, 0, 0, 0] * 255).round().unique().tolist() == [3.0]
+
+
+def test_shifts_keep_the_whole_image_and_rest_in_eval_mode():
+    encoder = replace(SMALL, crop=1.0, shift=2).build({"front": (48, 40)})
+    encoder.generator = torch.Generator().manual_seed(0)
+    ramp = torch.arange(48, dtype=torch.uint8)[:, None].expand(3, 48, 40).expand(32, 2, 3, 48, 40)
+    pixels = encoder.train().pixels("front", ramp) * 255
+    assert pixels.shape == (32, 2, 3, 48, 40) and torch.equal(pixels[:, 0], pixels[:, 1])
+    moved = (pixels[:, 0, 0, 20, 0] - 20).round()
+    assert set(moved.int().tolist()) == {-2, -1, 0, 1, 2}
+    assert pixels.min() == 0 and pixels.max() == 47
+    assert torch.allclose(encoder.eval().pixels("front", ramp) * 255, ramp.float(), atol=1e-4)
 
 
 def test_wrong_images_are_named():
