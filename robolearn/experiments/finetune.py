@@ -10,6 +10,7 @@ import copy
 import json
 from collections import Counter
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -116,14 +117,15 @@ def run(config: Config) -> dict:
     record = Run(config.out, config, config.overwrite)
     if record.finished():
         return record.result()
-    if not 1 <= config.chunk <= config.search.horizon:
-        raise UserError(f"chunk: {config.chunk} actions per plan; valid 1 to search.horizon = {config.search.horizon}")
+    check(config)
     torch.set_num_threads(config.threads)
     robot_spec = hardware.spec_of(config.robot)
     check_fits(config.checkpoint, robot_spec)
     policy = load_policy(config.checkpoint)
     if not isinstance(policy, DiffusionPolicy):
         raise UserError(f"{config.checkpoint}: a {type(policy).__name__}; fine-tuning starts from a DiffusionPolicy")
+    if config.search.horizon > policy.horizon:
+        raise UserError(f"search.horizon: {config.search.horizon} decisions; {config.checkpoint} proposes chunks of {policy.horizon}")
     if policy.config.encoder is not None and not policy.config.encoder.frozen:
         raise UserError(f"{config.checkpoint}: inputs.encoder.frozen is false; fine-tuning plans on the features of a frozen encoder")
     store = EpisodeStore.open(config.data)
@@ -140,6 +142,52 @@ def run(config: Config) -> dict:
         save_checkpoint(config.out / "planner.pt", session.planner, session.planner.config, {"episodes": session.episodes})
         record.finish(**session.summary())
     return record.result()
+
+
+_MANY = 1_000_000
+_RANGES = (  # field, unit, least, greatest
+    ("episodes", "online episodes", 1, _MANY),
+    ("pretrain_updates", "updates", 0, _MANY),
+    ("model_updates", "updates", 0, _MANY),
+    ("policy_updates", "updates", 0, _MANY),
+    ("batch_size", "rows", 2, _MANY),
+    ("release_episodes", "episodes", 0, _MANY),
+    ("held_out", "of the episodes", 0.01, 0.9),
+    ("threads", "CPU threads", 1, 1024),
+    ("search.horizon", "decisions", 1, 1000),
+    ("search.proposals", "chunks", 1, _MANY),
+    ("search.samples", "sequences", 1, _MANY),
+    ("search.iterations", "iterations", 0, 1000),
+    ("search.elites", "sequences", 1, _MANY),
+    ("search.temperature", "standard deviations", 1e-3, 1e3),
+    ("search.std_min", "of the action range", 0.0, 1.0),
+    ("search.std_max", "of the action range", 0.0, 1.0),
+    ("search.discount", "per decision", 0.0, 1.0),
+    ("search.caution.heads", "standard deviations", 0.0, float("inf")),
+    ("search.caution.critics", "(a weight)", 0.0, float("inf")),
+    ("search.caution.dynamics", "(a weight)", 0.0, float("inf")),
+    ("learner.horizon", "decisions", 1, 1000),
+    ("learner.discount", "per decision", 0.0, 1.0),
+    ("learner.trace", "(lambda)", 0.0, 1.0),
+    ("learner.expectile", "(tau)", 0.01, 0.99),
+    ("learner.lr", "(learning rate)", 1e-8, 1.0),
+    ("imitation.lr", "(learning rate)", 1e-8, 1.0),
+    ("model.critics", "heads", 2, 100),
+    ("model.dynamics", "heads", 1, 100),
+    ("model.group", "units", 1, _MANY),
+)
+
+
+def check(config: Config) -> None:
+    """UserError for the first value out of its range; NaN is out of every range."""
+    for name, unit, least, greatest in _RANGES:
+        value = attrgetter(name)(config)
+        if not least <= value <= greatest:
+            raise UserError(f"{name}: {value} {unit}; valid {least:g} to {greatest:g}")
+    if not 1 <= config.chunk <= config.search.horizon:
+        raise UserError(f"chunk: {config.chunk} actions per plan; valid 1 to search.horizon = {config.search.horizon}")
+    if config.model.latent < 1 or config.model.latent % config.model.group:
+        raise UserError(f"model.latent: {config.model.latent} units; valid: multiples of model.group = {config.model.group}")
 
 
 class Session:

@@ -239,7 +239,7 @@ def _check(config: Config) -> None:
         ("batch_size", config.batch_size, "rows"),
         ("minutes", config.minutes, "min"),
     ):
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:
             raise UserError(f"{name}: {value} {unit}; expected more than 0")
     if not 0 <= config.validation < 1:
         raise UserError(f"validation: {config.validation} of the episodes; expected 0 to below 1")

@@ -132,9 +132,24 @@ def test_a_policy_that_cannot_propose_is_refused(config, offline):
     assert not config.out.exists()
 
 
-def test_a_chunk_longer_than_the_plan_is_refused(config):
-    with pytest.raises(UserError, match="chunk: 4 actions per plan; valid 1 to search.horizon = 3"):
-        finetune.run(replace(config, chunk=4))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chunk": 4}, "chunk: 4 actions per plan; valid 1 to search.horizon = 3"),
+        ({"episodes": -1}, "episodes: -1 online episodes; valid 1 to 1e+06"),
+        ({"batch_size": 0}, "batch_size: 0 rows"),
+        ({"held_out": float("nan")}, "held_out: nan of the episodes; valid 0.01 to 0.9"),
+        ({"model": LatentConfig(latent=13)}, "model.latent: 13 units; valid: multiples of model.group = 8"),
+        ({"search": MppiConfig(horizon=64)}, "search.horizon: 64 decisions"),
+        ({"search": MppiConfig(horizon=3, temperature=0.0)}, "search.temperature: 0.0 standard deviations"),
+        ({"search": MppiConfig(horizon=3, discount=float("nan"))}, "search.discount: nan per decision; valid 0 to 1"),
+    ],
+)
+def test_a_value_out_of_range_is_one_line_and_leaves_nothing(config, changes, message):
+    with pytest.raises(UserError) as error:
+        finetune.run(replace(config, **changes))
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
     assert not config.out.exists()
 
 
