@@ -33,7 +33,9 @@ HELP = f"{USAGE}\n\n{_LISTED}\n\nrobolearn VERB --help lists a verb's fields, un
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0 done, 2 wrong input, 130 stopped by the user."""
-    signal.signal(signal.SIGTERM, _interrupt)  # whoever ends us politely gets the same tidy stop as Ctrl-C
+    # Whoever ends us politely gets the same tidy stop as Ctrl-C, and Ctrl-C is heard even where a shell started us deaf to it.
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         _run(list(sys.argv[1:] if argv is None else argv))
         return 0
