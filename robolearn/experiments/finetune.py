@@ -24,7 +24,7 @@ from hardware.testing import LimitProbe
 from hardware.types import RobotSpec, Source
 from robolearn.core.checkpoint import load_policy, load_state, save_checkpoint, save_state
 from robolearn.core.errors import UserError
-from robolearn.core.run import Run
+from robolearn.core.run import Run, read_metrics
 from robolearn.core.types import Batch, concat
 from robolearn.data.store import EpisodeStore
 from robolearn.data.windows import Windows, split
@@ -246,7 +246,6 @@ class Session:
         with self.record.timed("fly"):
             episode = rollout(robot, pilot, task_for(config.robot.body), np.random.default_rng([config.seed, index]))
         doubt = episode.notes["uncertainty"]
-        self._log_doubt(index, doubt)
         meta = {
             "episode": index,
             "uncertainty": float(np.nanmean(doubt)),
@@ -255,6 +254,7 @@ class Session:
             "violations": dict(probe.violations - violations),
         }
         online.append(replace(episode, meta={**episode.meta, **meta}))
+        self._log_doubt(index, doubt)
 
     def learn(self, online: EpisodeStore) -> None:
         """Updates on half old, half new rows, then the session is saved: from here on the episode counts."""
@@ -269,10 +269,10 @@ class Session:
             self.learner.calibrate(self.held_out.batch(np.arange(len(self.held_out))))
         row = {name: meta[name] for name in _LOGGED}
         self.flown.append(row)
-        self.record.log(kind="episode", **row)
-        self.record.log(kind="update", episode=self.episodes, **mean_metrics(model), **mean_metrics(policy))
         self.episodes += 1
-        self._save()
+        self._save()  # before it is logged: killed in between, the row is logged on resuming, and never twice
+        self.record.log(kind="episode", **row)
+        self.record.log(kind="update", episode=row["episode"], **mean_metrics(model), **mean_metrics(policy))
 
     def summary(self) -> dict:
         total = lambda name: dict(sum((Counter(row[name]) for row in self.flown), Counter()))  # noqa: E731
@@ -339,6 +339,10 @@ class Session:
         self.learner.load_state_dict(state["learner"])
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.episodes, self.flown, self.pretrained = state["episodes"], state["flown"], True
+        logged = {row.get("episode") for row in read_metrics(self.config.out / "metrics.jsonl") if row.get("kind") == "episode"}
+        for row in self.flown:
+            if row["episode"] not in logged:
+                self.record.log(kind="episode", **row)
 
 
 def succeeded(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:

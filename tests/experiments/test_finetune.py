@@ -122,8 +122,28 @@ def test_stopped_after_an_episode_it_goes_on_as_if_it_had_not_been(config, tmp_p
     monkeypatch.undo()
     finetune.run(config)
     resumed, straight = (load_policy(c.out / "planner.pt").state_dict() for c in (config, whole))
+    logged = [row["episode"] for row in read_metrics(config.out / "metrics.jsonl") if row["kind"] == "episode"]
+    assert logged == [0, 1, 2]
     for name, value in straight.items():
         torch.testing.assert_close(resumed[name], value, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_killed_before_an_episode_was_logged_the_log_is_made_whole(config, monkeypatch):
+    save, saves = finetune.Session._save, []
+
+    def stop_after_the_second_episode(self):
+        save(self)
+        saves.append(self.episodes)
+        if self.episodes == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune.Session, "_save", stop_after_the_second_episode)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(config)
+    monkeypatch.undo()
+    finetune.run(config)
+    logged = [row["episode"] for row in read_metrics(config.out / "metrics.jsonl") if row["kind"] == "episode"]
+    assert logged == [0, 1, 2]
 
 
 def test_a_policy_that_cannot_propose_is_refused(config, offline):
