@@ -97,6 +97,15 @@ def test_an_encoder_may_be_pretrained_and_then_tuned(config):
     assert not torch.equal(pretrained["nets.top.0.weight"], tuned["nets.top.0.weight"])
 
 
+def test_a_frozen_encoder_has_learned_from_the_images_first(config):
+    config = replace(config, inputs=replace(config.inputs, encoder=replace(EYES, frozen=True)))
+    run(config)
+    again = replace(config, out=config.out.with_name("untaught"), pretrain=replace(config.pretrain, lr=0.0))
+    run(again)
+    learned, untaught = (load_file(c.out / "encoder.safetensors") for c in (config, again))
+    assert not any(torch.equal(learned[name], untaught[name]) for name in learned if name.endswith("0.weight"))
+
+
 def test_frozen_features_are_cached_and_are_what_the_policy_sees_at_run_time(config):
     config = replace(config, inputs=replace(config.inputs, encoder=replace(EYES, frozen=True)))
     run(config)

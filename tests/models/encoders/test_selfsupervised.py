@@ -30,7 +30,7 @@ def test_pretraining_finds_a_small_moving_object():
     frames, where = scene(512, np.random.default_rng(0))
     config = SmallCnnConfig(frozen=True, channels=(16, 16), strides=(2, 1), keypoints=8, crop=1.0)
     torch.manual_seed(0)
-    encoder = config.build({"top": (SIZE, SIZE)})
+    encoder = config.build({"top": (SIZE, SIZE)}).requires_grad_(False)  # as a policy holds a frozen one
 
     def features() -> np.ndarray:
         with torch.no_grad():
@@ -45,12 +45,23 @@ def test_pretraining_finds_a_small_moving_object():
     assert metrics["unexplained_top"] < 0.6
     assert after < 2.0 and after < 0.6 * before, f"{before:.1f} px before, {after:.1f} px after"
     assert seen[-1] == 1.0 and not encoder.training
+    assert not any(p.requires_grad for p in encoder.parameters())
 
 
 def test_a_stamp_lands_where_its_keypoint_is():
     stamps = Stamps(1, (21, 41))
     with torch.no_grad():
-        stamps.draw.weight.zero_()
-        stamps.draw.weight[0, 0, 4, 4], stamps.draw.bias[:] = 1.0, 0.0
+        stamps.patches.zero_()
+        stamps.patches[0, 0, 4, 4] = 1.0
     image = stamps(torch.tensor([[0.5, -0.5]]))[0, 0]
     assert divmod(int(image.argmax()), 41) == (5, 30)
+
+
+def test_a_patch_is_drawn_upright():
+    stamps = Stamps(1, (21, 41))
+    with torch.no_grad():
+        stamps.patches.zero_()
+        stamps.patches[0, 1, 6, 3] = 1.0  # green, two rows below its keypoint and one column left of it
+    image = stamps(torch.tensor([[0.0, 0.0]]))[0]
+    assert divmod(int(image[1].argmax()), 41) == (12, 19)
+    assert not image[0].any()
