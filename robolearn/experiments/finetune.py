@@ -58,7 +58,7 @@ class Config:
     """World-model updates on the offline store before the first online episode."""
     model_updates: int = 60
     """World-model updates after each online episode."""
-    policy_updates: int = 40
+    policy_updates: int = 80
     """Advantage-weighted policy updates after each online episode, on the rows of successful episodes."""
     batch_size: int = 128
     """Rows per update; the share of new ones grows with their number, up to half."""
