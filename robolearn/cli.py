@@ -38,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # `robolearn train --help | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except BaseException as error:
         if (explained := explain(error)) is None:

@@ -67,6 +67,14 @@ def test_help_lists_every_verb_quickly_and_without_torch() -> None:
     assert seconds < 5  # 0.4 s on an idle machine
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    code = "import sys; from robolearn.cli import main; sys.exit(main(['inspect', '--help']))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.wait() in (0, 120) and b"Traceback" not in process.stderr.read()
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("robolearn 0.")

@@ -39,11 +39,12 @@ class Run:
             run.finish(success=0.9)
 
     Without done.json a second start with the same config resumes; with another config it is refused, unless
-    overwrite=True, which empties the folder first. Nothing is written before `with`.
+    overwrite=True, which empties the folder first. Nothing is written before `with`. grows: a number of the config that may be
+    raised later, such as how many episodes to record; the run then goes on.
     """
 
-    def __init__(self, out: Path, config: Any, overwrite: bool = False) -> None:
-        self.out, self.config = Path(out), config
+    def __init__(self, out: Path, config: Any, overwrite: bool = False, grows: str | None = None) -> None:
+        self.out, self.config, self.grows = Path(out), config, grows
         self.stages: dict[str, float] = {}  # seconds
         self._started, self._before = time.monotonic(), 0.0
         if self.out.exists() and not self.out.is_dir():
@@ -56,10 +57,13 @@ class Run:
         if overwrite and (differences or self.finished()):
             self._empty()
         elif differences:
-            raise UserError(f"{self.out}: holds a run of another config; --overwrite discards it (there != here): {'; '.join(differences)}")
+            raise UserError(
+                f"{self.out}: holds a run of another config; choose another --out, or --overwrite discards it "
+                f"(there != here): {'; '.join(differences)}"
+            )
 
     def finished(self) -> bool:
-        return (self.out / "done.json").exists()
+        return (self.out / "done.json").exists() and not self._grown()
 
     def result(self) -> dict[str, Any]:
         """What `finish` was given, plus seconds, versions and machine."""
@@ -67,7 +71,8 @@ class Run:
 
     def __enter__(self) -> Run:
         self._started = time.monotonic()
-        if not self._begun:
+        if not self._begun or self._grown():
+            (self.out / "done.json").unlink(missing_ok=True)
             save_config(self.config, self.out / "config.yaml")
         _drop_torn_line(self._metrics)
         rows = read_metrics(self._metrics)
@@ -120,9 +125,20 @@ class Run:
         return (self.out / "config.yaml").exists()
 
     def _differences(self) -> list[str]:
-        there, here = _flat(read_yaml(self.out / "config.yaml")), _flat(yaml.safe_load(yaml.safe_dump(to_dict(self.config))))
-        names = [n for n in dict.fromkeys([*there, *here]) if n.split(".")[0] not in _HOW]
+        there, here = self._both()
+        names = [n for n in dict.fromkeys([*there, *here]) if n.split(".")[0] not in _HOW and not (n == self.grows and self._grown())]
         return [f"{n}: {there.get(n)!r} != {here.get(n)!r}" for n in names if there.get(n) != here.get(n)]
+
+    def _grown(self) -> bool:
+        """More is asked for than the run in this folder was to make."""
+        if self.grows is None or not self._begun:
+            return False
+        there, here = (values.get(self.grows) for values in self._both())
+        return isinstance(there, int) and isinstance(here, int) and here > there
+
+    def _both(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The config in the folder and the one at hand, by the dotted names of their fields."""
+        return _flat(read_yaml(self.out / "config.yaml")), _flat(yaml.safe_load(yaml.safe_dump(to_dict(self.config))))
 
     def _empty(self) -> None:
         for path in self.out.iterdir():

@@ -1,6 +1,6 @@
 """Safe online fine-tuning: a world model learned from the logs, a cautious planner, and the governor below both.
 
-The planner collects episodes around the offline policy; every update mixes old and new rows half and half. The result is
+The planner collects episodes around the offline policy; every update mixes old and new rows, half and half in the end. The result is
 a checkpoint like any other: a Planner that holds the fine-tuned policy.
 """
 
@@ -9,16 +9,15 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
-from operator import attrgetter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 
 import hardware
-from hardware import RobotConfig
 from hardware.robot import SafeRobot
 from hardware.testing import LimitProbe
 from hardware.types import RobotSpec, Source
@@ -29,54 +28,17 @@ from robolearn.core.types import Batch, concat
 from robolearn.data.store import EpisodeStore
 from robolearn.data.windows import Windows, split
 from robolearn.experiments.evaluate import check_fits
+from robolearn.experiments.finetune_config import Config, check
 from robolearn.experiments.vision import cache_features
-from robolearn.learners.imitation import Imitation, ImitationConfig
-from robolearn.learners.latent_mpc import LatentMpc, LatentMpcConfig
-from robolearn.planning.mppi import MppiConfig, Planner, PlannerConfig
+from robolearn.learners.imitation import Imitation
+from robolearn.learners.latent_mpc import LatentMpc
+from robolearn.planning.mppi import Planner, PlannerConfig
 from robolearn.policies.diffusion import DiffusionPolicy
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.rollout import rollout
 from robolearn.tasks import task_for
-from robolearn.worldmodels.latent import LatentConfig
 
-
-@dataclass(frozen=True)
-class Config:
-    """Fine-tune an offline diffusion policy on the robot it will run on."""
-
-    checkpoint: Path = Path("runs/demo/train/policy.pt")
-    """The offline diffusion policy (from `robolearn train`)."""
-    data: Path = Path("runs/demo/teleop/dataset.zarr")
-    """The store it was trained on."""
-    out: Path = Path("runs/demo/finetune")
-    """Artefact folder: online.zarr, planner.pt, metrics.jsonl, uncertainty.jsonl."""
-    robot: RobotConfig = RobotConfig(body="robosuite:Lift")
-    episodes: int = 25
-    """Online episodes to collect."""
-    seed: int = 0
-    pretrain_updates: int = 2500
-    """World-model updates on the offline store before the first online episode."""
-    model_updates: int = 60
-    """World-model updates after each online episode."""
-    policy_updates: int = 80
-    """Advantage-weighted policy updates after each online episode, on the rows of successful episodes."""
-    batch_size: int = 128
-    """Rows per update; the share of new ones grows with their number, up to half."""
-    release_episodes: int = 50
-    """Online episodes until the planner's noise around the policy's proposals is fully released."""
-    chunk: int = 8
-    """Actions executed per plan."""
-    held_out: float = 0.1
-    """Share of offline episodes kept from training, to calibrate the dynamics heads' spread."""
-    search: MppiConfig = MppiConfig()
-    model: LatentConfig = LatentConfig()
-    learner: LatentMpcConfig = LatentMpcConfig()
-    imitation: ImitationConfig = ImitationConfig(lr=3e-4, schedule="constant", warmup=50)
-    threads: int = 1
-    """torch CPU threads; networks this small gain nothing from more, and lose much on a busy machine."""
-    overwrite: bool = False
-    """Discard what another config left in `out`."""
-
+__all__ = ["Config", "Session", "run"]
 
 _LOGGED = (
     "episode",
@@ -114,8 +76,10 @@ class Mixture:
 
 def run(config: Config) -> dict:
     """Pretrain the world model, fly and learn `episodes` times, write planner.pt. Resumes after the last finished episode."""
+    console = Console(stderr=True, soft_wrap=True)
     record = Run(config.out, config, config.overwrite)
     if record.finished():
+        console.print(f"{config.out}: already fine-tuned; {_sentence(record.result())}")
         return record.result()
     check(config)
     torch.set_num_threads(config.threads)
@@ -139,55 +103,21 @@ def run(config: Config) -> dict:
             while session.episodes < config.episodes:
                 session.fly(robot, online, probe)
                 session.learn(online)
+                row = session.flown[-1]
+                ending = "success" if row["success"] else "failure"
+                console.print(f"episode {session.episodes} of {config.episodes}: {ending} after {row['length']} decisions", highlight=False)
         save_checkpoint(config.out / "planner.pt", session.planner, session.planner.config, {"episodes": session.episodes})
         record.finish(**session.summary())
+    console.print(f"{config.out / 'planner.pt'}: {_sentence(record.result())}", highlight=False)
     return record.result()
 
 
-_MANY = 1_000_000
-_RANGES = (  # field, unit, least, greatest
-    ("episodes", "online episodes", 1, _MANY),
-    ("pretrain_updates", "updates", 0, _MANY),
-    ("model_updates", "updates", 0, _MANY),
-    ("policy_updates", "updates", 0, _MANY),
-    ("batch_size", "rows", 2, _MANY),
-    ("release_episodes", "episodes", 0, _MANY),
-    ("held_out", "of the episodes", 0.01, 0.9),
-    ("threads", "CPU threads", 1, 1024),
-    ("search.horizon", "decisions", 1, 1000),
-    ("search.proposals", "chunks", 1, _MANY),
-    ("search.samples", "sequences", 1, _MANY),
-    ("search.iterations", "iterations", 0, 1000),
-    ("search.elites", "sequences", 1, _MANY),
-    ("search.temperature", "standard deviations", 1e-3, 1e3),
-    ("search.std_min", "of the action range", 0.0, 1.0),
-    ("search.std_max", "of the action range", 0.0, 1.0),
-    ("search.discount", "per decision", 0.0, 1.0),
-    ("search.caution.heads", "standard deviations", 0.0, float("inf")),
-    ("search.caution.critics", "(a weight)", 0.0, float("inf")),
-    ("search.caution.dynamics", "(a weight)", 0.0, float("inf")),
-    ("learner.horizon", "decisions", 1, 1000),
-    ("learner.discount", "per decision", 0.0, 1.0),
-    ("learner.trace", "(lambda)", 0.0, 1.0),
-    ("learner.expectile", "(tau)", 0.01, 0.99),
-    ("learner.lr", "(learning rate)", 1e-8, 1.0),
-    ("imitation.lr", "(learning rate)", 1e-8, 1.0),
-    ("model.critics", "heads", 2, 100),
-    ("model.dynamics", "heads", 1, 100),
-    ("model.group", "units", 1, _MANY),
-)
-
-
-def check(config: Config) -> None:
-    """UserError for the first value out of its range; NaN is out of every range."""
-    for name, unit, least, greatest in _RANGES:
-        value = attrgetter(name)(config)
-        if not least <= value <= greatest:
-            raise UserError(f"{name}: {value} {unit}; valid {least:g} to {greatest:g}")
-    if not 1 <= config.chunk <= config.search.horizon:
-        raise UserError(f"chunk: {config.chunk} actions per plan; valid 1 to search.horizon = {config.search.horizon}")
-    if config.model.latent < 1 or config.model.latent % config.model.group:
-        raise UserError(f"model.latent: {config.model.latent} units; valid: multiples of model.group = {config.model.group}")
+def _sentence(result: dict) -> str:
+    violations = sum(result["violations_at_the_actuator"].values())
+    return (
+        f"{result['successes']} of {result['episodes']} online episodes succeeded; "
+        f"{violations} limit violations in {result['setpoints']} setpoints at the actuator"
+    )
 
 
 class Session:

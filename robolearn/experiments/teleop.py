@@ -69,7 +69,7 @@ class Config:
 def run(config: Config) -> None:
     """Ctrl-C stops the robot first; finished episodes are on the disk by then and the same command goes on after them."""
     console = Console(stderr=True, soft_wrap=True)
-    folder = Run(config.out, config, config.overwrite)
+    folder = Run(config.out, config, config.overwrite, grows="episodes")
     if folder.finished():
         console.print(f"{config.out}: already complete")
         return

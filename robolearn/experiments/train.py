@@ -13,6 +13,7 @@ from rich.console import Console
 
 from robolearn.core.checkpoint import load_state, save_checkpoint, save_state
 from robolearn.core.errors import UserError
+from robolearn.core.interrupt import deferred_interrupt
 from robolearn.core.run import Run
 from robolearn.core.types import Batch, Metrics
 from robolearn.data.loader import Batches
@@ -93,6 +94,9 @@ def run(config: Config) -> None:
     torch.manual_seed(config.seed)  # the initial weights and dropout; everything else draws from generators of its own
     policy = settings.build(store.spec).to(device)
     policy.seed(config.seed)
+    if policy.encoder is None and store.spec.cameras:
+        unseen = ", ".join(store.spec.cameras)
+        console.print(f"no encoder: the policy sees states only, not the cameras ({unseen}); configs/train/ has examples with one")
     with folder:
         training = Training(config, folder, store, policy)
         steps, seconds = training.run()
@@ -178,7 +182,7 @@ class Training:
     def run(self) -> tuple[int, float]:
         limit = None if self.config.minutes is None else 60 * self.config.minutes
         self._saved = self.seconds
-        with self.batches, self.folder.timed("train"):
+        with self.batches, self.folder.timed("train"), deferred_interrupt() as self._interrupt:
             return fit(self.learner, self.batches, self.config.steps, limit, self.steps, self.seconds, self._on_step, self.config.policy)
 
     def validate(self) -> Metrics:
@@ -200,9 +204,11 @@ class Training:
             means = {name: float(np.mean([m[name] for m in self._recent])) for name in metrics}
             self._recent.clear()
             self.folder.log(step=step, train_seconds=round(seconds, 2), **means, **(self.validate() if step % 1000 == 0 else {}))
-        if seconds - self._saved >= self.config.save_every_s:
+        if seconds - self._saved >= self.config.save_every_s or self._interrupt.wanted:
             self._saved = seconds
             save_state(self._state_path, self._state(step, seconds))
+        if self._interrupt.wanted:
+            raise KeyboardInterrupt
 
     def _state(self, step: int, seconds: float) -> dict[str, Any]:
         return {
@@ -241,6 +247,13 @@ def _check(config: Config) -> None:
     ):
         if value is not None and not value > 0:
             raise UserError(f"{name}: {value} {unit}; expected more than 0")
+    for name, value, least, unit in (
+        ("pretrain.steps", config.pretrain.steps, 3, "updates"),
+        ("pretrain.batch_size", config.pretrain.batch_size, 1, "images"),
+        ("pretrain.max_frames", config.pretrain.max_frames, 1, "frames"),
+    ):
+        if value < least:
+            raise UserError(f"{name}: {value} {unit}; expected at least {least}")
     if not 0 <= config.validation < 1:
         raise UserError(f"validation: {config.validation} of the episodes; expected 0 to below 1")
     if config.device != "auto":

@@ -56,6 +56,24 @@ def test_another_config_is_refused_by_field_and_overwrite_discards_it(tmp_path: 
         assert [p.name for p in config.out.iterdir()] == ["config.yaml"]
 
 
+def test_a_finished_run_goes_on_where_more_is_asked_for(tmp_path: Path) -> None:
+    config = Config(tmp_path / "run", seed=3)
+    with Run(config.out, config, grows="seed") as run:
+        run.log(step=1)
+        run.finish()
+    more = replace(config, seed=5)
+    grown = Run(config.out, more, grows="seed")
+    assert not grown.finished() and (config.out / "done.json").exists(), "nothing changes before the run goes on"
+    with grown:
+        assert not (config.out / "done.json").exists() and read_metrics(config.out / "metrics.jsonl")
+        grown.finish()
+    assert Run(config.out, more, grows="seed").finished()
+    with pytest.raises(UserError, match="seed: 5 != 4"):  # less was never what a run is
+        Run(config.out, replace(config, seed=4), grows="seed")
+    with pytest.raises(UserError, match=r"choose another --out.*size: \[2, 3\] != \[2, 4\]$"):
+        Run(config.out, replace(config, seed=6, size=(2, 4)), grows="seed")
+
+
 def test_an_interrupted_run_resumes_even_with_overwrite(tmp_path: Path) -> None:
     config = Config(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt), Run(config.out, config) as run:

@@ -1,6 +1,8 @@
 """The train verb on the fake arm's episodes: what it leaves behind, what it refuses, how it resumes."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +13,7 @@ from safetensors.torch import load_file
 import hardware
 from hardware import RobotConfig
 from robolearn.cli import parse
-from robolearn.core.checkpoint import load_policy, read_header
+from robolearn.core.checkpoint import load_policy, load_state, read_header
 from robolearn.core.errors import UserError
 from robolearn.data.store import EpisodeStore
 from robolearn.data.windows import Windows
@@ -164,6 +166,30 @@ def test_an_interrupted_training_resumes_and_ends_where_a_whole_one_does(config,
     run(torn)
     assert result(torn)["steps"] == 6
     assert torch.equal(actions(torn), actions(config))
+
+
+def test_ctrl_c_keeps_every_update_that_was_done(config, tmp_path, monkeypatch):
+    run(config)
+    torn = replace(config, out=tmp_path / "torn")  # saves once a minute: only the signal makes it save
+    update = train.Imitation.update
+
+    def interrupted(self, batch):
+        if self.steps == 4:
+            os.kill(os.getpid(), signal.SIGINT)  # in the middle of an update
+        return update(self, batch)
+
+    monkeypatch.setattr(train.Imitation, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(torn)
+    monkeypatch.setattr(train.Imitation, "update", update)
+    assert load_state(torn.out / "training.pt")["steps"] == 5
+    run(torn)
+    assert torch.equal(actions(torn), actions(config))
+
+
+def test_a_policy_that_will_not_look_says_so(config, capsys):
+    run(config)
+    assert "no encoder: the policy sees states only, not the cameras (top)" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_a_finished_training_is_not_repeated(config, monkeypatch):

@@ -119,7 +119,7 @@ def _pretrain_camera(
     network, drawing = list(encoder.nets[camera].parameters()), list(stamps.parameters())
     rates = [config.lr, 4 * config.lr]  # the patches start at nothing, and the keypoints can only learn once they show
     optimizer = torch.optim.AdamW([{"params": p, "lr": lr} for p, lr in zip((network, drawing), rates, strict=True)], fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=config.steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=config.steps, pct_start=max(0.1, 2 / config.steps))
     losses = []
     for step in range(config.steps):
         pixels, target = draw(config.batch_size)

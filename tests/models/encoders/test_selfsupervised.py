@@ -1,6 +1,7 @@
 """A red square of 5 px wanders over a fixed pattern beside a larger grey bar that moves too: where is the square?"""
 
 import numpy as np
+import pytest
 import torch
 
 from robolearn.models.encoders.cnn import SmallCnnConfig
@@ -46,6 +47,13 @@ def test_pretraining_finds_a_small_moving_object():
     assert after < 2.0 and after < 0.6 * before, f"{before:.1f} px before, {after:.1f} px after"
     assert seen[-1] == 1.0 and not encoder.training
     assert not any(p.requires_grad for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("steps", [3, 10])
+def test_few_updates_are_updates_too(steps):
+    frames, _ = scene(16, np.random.default_rng(0))
+    encoder = SmallCnnConfig(channels=(8,), strides=(2,), keypoints=2, crop=1.0).build({"top": (SIZE, SIZE)})
+    assert np.isfinite(pretrain(encoder, {"top": frames}, PretrainConfig(steps=steps, batch_size=4), torch.Generator())["unexplained_top"])
 
 
 def test_a_stamp_lands_where_its_keypoint_is():
