@@ -71,7 +71,8 @@ def cache_features(store: EpisodeStore, encoder: CameraEncoder, config: EncoderC
         return key
     device = next(encoder.parameters()).device
     features = np.empty((store.rows - done, encoder.out_dim), np.float32)
-    with Progress(console=Console(stderr=True)) as bar, torch.no_grad():
+    few = store.rows - done < 500  # one more episode is not worth a bar
+    with Progress(console=Console(stderr=True), disable=few) as bar, torch.no_grad():
         for start in bar.track(range(done, store.rows, BATCH), description="encoder: features of every frame"):
             rows = np.arange(start, min(start + BATCH, store.rows))
             frames = {c: torch.from_numpy(store.frames(c, rows)).permute(0, 3, 1, 2).unsqueeze(1).to(device) for c in encoder.cameras}
