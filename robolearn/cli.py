@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -40,10 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return 0
-    except BrokenPipeError:  # `robolearn train --help | head`: whoever read has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except BaseException as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            return 0
         if (explained := explain(error)) is None:
             raise
         line, code = explained
@@ -97,6 +97,20 @@ def _one_line(box: str) -> str:
     inside = [line.strip("│ \n") for line in box.splitlines() if line.startswith("│")]
     words = " ".join(inside or box.splitlines())
     return words.split("───")[0].strip()
+
+
+def _reader_left() -> bool:
+    """`robolearn train --help | head`: whoever read our output has seen enough. A pipe of somebody else's that broke is an error."""
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # not a file at all
+        return False
+    watch = select.poll()
+    watch.register(output, 0)  # only whether its other end is gone
+    if not any(state & select.POLLERR for _, state in watch.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # or the interpreter complains on leaving
+    return True
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -72,7 +72,7 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
-        assert process.wait() in (0, 120) and b"Traceback" not in process.stderr.read()
+        assert process.wait() == 0 and b"Traceback" not in process.stderr.read()
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,6 +149,8 @@ def test_what_a_verb_raises_becomes_a_line_or_a_traceback(
 
     assert run_with(UserError("store: x: no such folder")) == 2
     assert run_with(KeyboardInterrupt()) == 130
+    with pytest.raises(BrokenPipeError):  # a device's, say; our own output is fine
+        run_with(BrokenPipeError())
     assert capsys.readouterr().err.splitlines() == [
         "robolearn: error: store: x: no such folder",
         "robolearn: stopped; the same command resumes",

@@ -16,6 +16,12 @@ class UserError(Exception):
     """Wrong input: one line that names the file, the field, the unit and the valid choices. The CLI exits with 2."""
 
 
+def require_at_least(name: str, value: float, least: float, unit: str) -> None:
+    """UserError unless `value` of the field `name` is `least` [unit] or more."""
+    if value < least:
+        raise UserError(f"{name}: {value} {unit}; expected at least {least}")
+
+
 def explain(error: BaseException) -> tuple[str, int] | None:
     """(one line, exit code) for everything that is not a defect of this program; None where a traceback is due."""
     if isinstance(error, UserError | HardwareError):

@@ -44,7 +44,8 @@ class Run:
     """
 
     def __init__(self, out: Path, config: Any, overwrite: bool = False, grows: str | None = None) -> None:
-        self.out, self.config, self.grows = Path(out), config, grows
+        self.out, self.config = Path(out), config
+        self._grown = False  # more is asked for than the run in this folder was to make
         self.stages: dict[str, float] = {}  # seconds
         self._started, self._before = time.monotonic(), 0.0
         if self.out.exists() and not self.out.is_dir():
@@ -54,16 +55,21 @@ class Run:
                 raise UserError(f"{self.out}: is not empty and not a run (no config.yaml); choose another folder")
             return
         differences = self._differences()
+        if grows is not None and grows in differences:
+            there, here = differences[grows]
+            if isinstance(there, int) and isinstance(here, int) and there < here:
+                self._grown = True
+                del differences[grows]
         if overwrite and (differences or self.finished()):
             self._empty()
         elif differences:
+            said = "; ".join(f"{name}: {there!r} != {here!r}" for name, (there, here) in differences.items())
             raise UserError(
-                f"{self.out}: holds a run of another config; choose another --out, or --overwrite discards it "
-                f"(there != here): {'; '.join(differences)}"
+                f"{self.out}: holds a run of another config; choose another --out, or --overwrite discards it (there != here): {said}"
             )
 
     def finished(self) -> bool:
-        return (self.out / "done.json").exists() and not self._grown()
+        return (self.out / "done.json").exists() and not self._grown
 
     def result(self) -> dict[str, Any]:
         """What `finish` was given, plus seconds, versions and machine."""
@@ -71,9 +77,10 @@ class Run:
 
     def __enter__(self) -> Run:
         self._started = time.monotonic()
-        if not self._begun or self._grown():
+        if not self._begun or self._grown:
             (self.out / "done.json").unlink(missing_ok=True)
             save_config(self.config, self.out / "config.yaml")
+            self._grown = False
         _drop_torn_line(self._metrics)
         rows = read_metrics(self._metrics)
         self._before = float(rows[-1].get("seconds", 0.0)) if rows else 0.0
@@ -124,21 +131,11 @@ class Run:
     def _begun(self) -> bool:
         return (self.out / "config.yaml").exists()
 
-    def _differences(self) -> list[str]:
-        there, here = self._both()
-        names = [n for n in dict.fromkeys([*there, *here]) if n.split(".")[0] not in _HOW and not (n == self.grows and self._grown())]
-        return [f"{n}: {there.get(n)!r} != {here.get(n)!r}" for n in names if there.get(n) != here.get(n)]
-
-    def _grown(self) -> bool:
-        """More is asked for than the run in this folder was to make."""
-        if self.grows is None or not self._begun:
-            return False
-        there, here = (values.get(self.grows) for values in self._both())
-        return isinstance(there, int) and isinstance(here, int) and here > there
-
-    def _both(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The config in the folder and the one at hand, by the dotted names of their fields."""
-        return _flat(read_yaml(self.out / "config.yaml")), _flat(yaml.safe_load(yaml.safe_dump(to_dict(self.config))))
+    def _differences(self) -> dict[str, tuple[Any, Any]]:
+        """Of the config in the folder and the one at hand, by the dotted names of their fields."""
+        there, here = _flat(read_yaml(self.out / "config.yaml")), _flat(yaml.safe_load(yaml.safe_dump(to_dict(self.config))))
+        names = [n for n in dict.fromkeys([*there, *here]) if n.split(".")[0] not in _HOW]
+        return {n: (there.get(n), here.get(n)) for n in names if there.get(n) != here.get(n)}
 
     def _empty(self) -> None:
         for path in self.out.iterdir():

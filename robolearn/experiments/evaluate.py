@@ -15,7 +15,7 @@ import hardware
 from hardware import RobotConfig
 from hardware.types import RobotSpec, Source
 from robolearn.core.checkpoint import load_policy, read_header
-from robolearn.core.errors import UserError
+from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.files import write_atomic
 from robolearn.core.run import Run
 from robolearn.core.types import Policy
@@ -77,9 +77,8 @@ def run(config: Config) -> Evaluation:
 
 
 def _check(config: Config) -> None:
-    for name, value, least, unit in (("trials", config.trials, 1, "episodes"), ("threads", config.threads, 1, "CPU threads")):
-        if value < least:
-            raise UserError(f"{name}: {value} {unit}; expected at least {least}")
+    require_at_least("trials", config.trials, 1, "episodes")
+    require_at_least("threads", config.threads, 1, "CPU threads")
     try:
         torch.empty(0, device=config.device)
     except (RuntimeError, AssertionError) as error:

@@ -79,8 +79,9 @@ def run(config: Config) -> dict:
     console = Console(stderr=True, soft_wrap=True)
     record = Run(config.out, config, config.overwrite)
     if record.finished():
-        console.print(f"{config.out}: already fine-tuned; {_sentence(record.result())}")
-        return record.result()
+        result = record.result()
+        console.print(f"{config.out}: already fine-tuned; {_sentence(result)}", highlight=False)
+        return result
     check(config)
     torch.set_num_threads(config.threads)
     robot_spec = hardware.spec_of(config.robot)
@@ -108,8 +109,9 @@ def run(config: Config) -> dict:
                 console.print(f"episode {session.episodes} of {config.episodes}: {ending} after {row['length']} decisions", highlight=False)
         save_checkpoint(config.out / "planner.pt", session.planner, session.planner.config, {"episodes": session.episodes})
         record.finish(**session.summary())
-    console.print(f"{config.out / 'planner.pt'}: {_sentence(record.result())}", highlight=False)
-    return record.result()
+    result = record.result()
+    console.print(f"{config.out / 'planner.pt'}: {_sentence(result)}", highlight=False)
+    return result
 
 
 def _sentence(result: dict) -> str:

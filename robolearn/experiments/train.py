@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from robolearn.core.checkpoint import load_state, save_checkpoint, save_state
-from robolearn.core.errors import UserError
+from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.interrupt import deferred_interrupt
 from robolearn.core.run import Run
 from robolearn.core.types import Batch, Metrics
@@ -247,13 +247,9 @@ def _check(config: Config) -> None:
     ):
         if value is not None and not value > 0:
             raise UserError(f"{name}: {value} {unit}; expected more than 0")
-    for name, value, least, unit in (
-        ("pretrain.steps", config.pretrain.steps, 3, "updates"),
-        ("pretrain.batch_size", config.pretrain.batch_size, 1, "images"),
-        ("pretrain.max_frames", config.pretrain.max_frames, 1, "frames"),
-    ):
-        if value < least:
-            raise UserError(f"{name}: {value} {unit}; expected at least {least}")
+    require_at_least("pretrain.steps", config.pretrain.steps, 3, "updates")
+    require_at_least("pretrain.batch_size", config.pretrain.batch_size, 1, "images")
+    require_at_least("pretrain.max_frames", config.pretrain.max_frames, 1, "frames")
     if not 0 <= config.validation < 1:
         raise UserError(f"validation: {config.validation} of the episodes; expected 0 to below 1")
     if config.device != "auto":

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hardware.types import RobotSpec
-from robolearn.core.errors import UserError
+from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.types import Batch, Metrics, Obs, Policy
 from robolearn.data.windows import restrict
 from robolearn.models.encoders.base import CameraEncoder, EncoderConfig
@@ -52,9 +52,8 @@ class ChunkPolicy(Policy):
     def __init__(self, config: ChunkConfig, spec: RobotSpec):
         super().__init__()
         self.config, self.spec = config, config.select(spec)
-        for name, value, unit in (("history", config.history, "observations"), ("horizon", config.horizon, "actions")):
-            if value < 1:
-                raise UserError(f"policy.{name}: {value} {unit}; expected at least 1")
+        require_at_least("policy.history", config.history, 1, "observations")
+        require_at_least("policy.horizon", config.horizon, 1, "actions")
         self.history, self.horizon = config.history, config.horizon
         self.generator = torch.Generator().manual_seed(0)
         self.state_norm = Normalizer(self.spec.state_dim)

@@ -40,7 +40,7 @@ class Stamps(nn.Module):
     """Keypoints (N, 2 K) in [-1, 1] -> what they add to the average image, (N, 3, h, w).
 
     A keypoint is a Gaussian bump, and a bump is a column times a row, so its patch is drawn by two small matrix products:
-    a third of the time of the convolution that would say the same.
+    a whole update takes less than half of what it takes with the convolution that draws the same.
     """
 
     rows: Tensor
