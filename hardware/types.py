@@ -58,6 +58,7 @@ class RobotSpec:
     action: ArraySpec
     action_mode: str  # "joint_pos" absolute joints; "ee_delta" metres relative to the commanded pose; ...
     rate_hz: float  # decisions per second
+    streams: Mapping[str, ArraySpec] = field(default_factory=dict)  # measured at a rate of their own, beside the rows
 
     @property
     def state_dim(self) -> int:
@@ -69,6 +70,7 @@ class RobotSpec:
             "cameras": {k: list(v) for k, v in self.cameras.items()},
             "state": {k: _plain(v) for k, v in self.state.items()},
             "action": _plain(self.action),
+            "streams": {k: _plain(v) for k, v in self.streams.items()},
         }
 
     @staticmethod
@@ -80,6 +82,7 @@ class RobotSpec:
             action=_array_spec(data["action"]),
             action_mode=data["action_mode"],
             rate_hz=float(data["rate_hz"]),
+            streams={k: _array_spec(v) for k, v in data.get("streams", {}).items()},
         )
 
     def diff(self, other: RobotSpec) -> list[str]:

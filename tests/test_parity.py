@@ -12,7 +12,8 @@ from hardware.types import Command, Observation, Source
 from robolearn.core.errors import UserError
 from robolearn.data.episode import Episode
 from robolearn.data.store import EpisodeStore
-from robolearn.data.windows import Windows, observation_window, restrict
+from robolearn.data.tensors import observation_window, to_batch
+from robolearn.data.windows import Windows, restrict
 
 
 def record(rows: int) -> tuple[Episode, list[Observation], hardware.RobotSpec]:
@@ -42,21 +43,21 @@ def record(rows: int) -> tuple[Episode, list[Observation], hardware.RobotSpec]:
     return episode, seen, spec
 
 
-@pytest.mark.parametrize("ram_limit_mb", [0, 100])
+@pytest.mark.parametrize("cache_mb", [0, 100])
 @pytest.mark.parametrize("history", [1, 2, 5])
-def test_training_and_deployment_see_the_same(tmp_path, history, ram_limit_mb):
+def test_training_and_deployment_see_the_same(tmp_path, history, cache_mb):
     episode, seen, spec = record(12)
     assert spec.cameras and spec.state
     with EpisodeStore.create(tmp_path / "d.zarr", spec) as store:
         store.append(episode)
         store.append(episode)  # the second one must not look into the first
-    windows = Windows(EpisodeStore.open(store.path), history, 4, ram_limit_mb=ram_limit_mb)
+    windows = Windows(EpisodeStore.open(store.path), history, 4, cache_mb=cache_mb)
     for row in range(len(episode)):
         now = observation_window(seen[: row + 1], spec, history)
         # A pilot keeps the last `history` observations only: that must be the same too.
         kept = observation_window(seen[max(0, row + 1 - history) : row + 1], spec, history)
         for index in (row, len(episode) + row):
-            logged = windows.batch(np.array([index])).obs
+            logged = to_batch(windows.read(np.array([index]))).obs
             for other in (now, kept):
                 assert logged.state.dtype == other.state.dtype == torch.float32
                 assert torch.equal(logged.state, other.state)
@@ -75,7 +76,7 @@ def test_a_restricted_policy_sees_the_same_too(tmp_path):
     windows = Windows(store, 2, 1, cameras=(), state_keys=state)
     assert windows.spec == restrict(spec, (), state)
     for row in range(6):
-        logged, now = windows.batch(np.array([row])).obs, observation_window(seen[: row + 1], windows.spec, 2)
+        logged, now = to_batch(windows.read(np.array([row]))).obs, observation_window(seen[: row + 1], windows.spec, 2)
         assert logged.images == now.images == {}
         assert torch.equal(logged.state, now.state)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ class Obs:
     features: Float[Tensor, "B T E"] | None = None
 
     def to(self, device: torch.device | str) -> Obs:
-        return _to(self, device)
+        return apply(self, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,17 @@ class Batch:
     weight: Float[Tensor, " B"] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        return _to(self, device)
+        return apply(self, lambda tensor: tensor.to(device, non_blocking=True))
 
 
-def _to(value: Any, device: torch.device | str) -> Any:
+def apply(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same structure with `function` applied to every tensor in it."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return function(value)
     if isinstance(value, Mapping):
-        return {k: _to(v, device) for k, v in value.items()}
+        return {k: apply(v, function) for k, v in value.items()}
     if isinstance(value, Obs | Batch):
-        return replace(value, **{f.name: _to(getattr(value, f.name), device) for f in fields(value)})
+        return replace(value, **{f.name: apply(getattr(value, f.name), function) for f in fields(value)})
     return value
 
 

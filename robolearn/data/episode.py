@@ -12,6 +12,14 @@ from hardware.types import RobotSpec
 
 
 @dataclass(frozen=True)
+class Stream:
+    """M samples of something measured at a rate of its own: 500 Hz joint states, forces. On the clock of Episode.time."""
+
+    time: np.ndarray  # float64 (M,) seconds, strictly increasing
+    values: np.ndarray  # float32 (M, D)
+
+
+@dataclass(frozen=True)
 class Episode:
     """T rows. Row t holds observation t, the action that followed it, and what that action earned.
 
@@ -28,6 +36,8 @@ class Episode:
     source: np.ndarray  # uint8 (T,), hardware.types.Source
     meta: Mapping[str, Any] = field(default_factory=dict)  # JSON data: task, success, seed, operator, provenance
     notes: Mapping[str, np.ndarray] = field(default_factory=dict)  # float32 (T,) each; what pilots noted, not stored
+    image_time: Mapping[str, np.ndarray] = field(default_factory=dict)  # camera -> float64 (T,) [s], when each frame was taken, where known
+    streams: Mapping[str, Stream] = field(default_factory=dict)  # name -> samples between the rows; all of RobotSpec.streams
 
     def __len__(self) -> int:
         return len(self.time)
@@ -63,9 +73,36 @@ def check_episode(episode: Episode, spec: RobotSpec) -> None:
         if dtype.startswith("float") and name != "requested_action" and not np.isfinite(array).all():
             row = int(np.argwhere(~np.isfinite(array))[0][0])
             raise ValueError(f"episode: {name} is not finite at row {row}; NaN and inf are refused")
-    if np.any(np.diff(episode.time) <= 0):
-        row = int(np.argmax(np.diff(episode.time) <= 0)) + 1
-        raise ValueError(f"episode: time does not increase at row {row} [s]")
+    _increases("time", episode.time)
+    _check_extras(episode, spec)
+
+
+def _check_extras(episode: Episode, spec: RobotSpec) -> None:
+    """What only some episodes have: capture times (they may repeat where a camera is slow), streams."""
+    for name, taken in episode.image_time.items():
+        if name not in spec.cameras:
+            raise ValueError(f"episode: image_time has {name!r}; the spec's cameras are {sorted(spec.cameras)}")
+        if taken.shape != (len(episode),) or taken.dtype != np.float64 or not np.isfinite(taken).all():
+            raise ValueError(f"episode: image_time.{name} is {taken.dtype} {taken.shape}; expected finite float64 ({len(episode)},) [s]")
+        if np.any(np.diff(taken) < 0):
+            raise ValueError(f"episode: image_time.{name} goes back at row {int(np.argmax(np.diff(taken) < 0)) + 1} [s]")
+    _same_keys("streams", episode.streams, spec.streams)
+    for name, part in spec.streams.items():
+        time, values = episode.streams[name].time, episode.streams[name].values
+        if values.dtype != np.float32 or time.dtype != np.float64 or values.shape != (len(time), part.dim):
+            raise ValueError(
+                f"episode: streams.{name} is {values.dtype} {values.shape} at {time.dtype} {time.shape}; "
+                f"expected float32 (M, {part.dim}) at float64 (M,)"
+            )
+        if not (np.isfinite(values).all() and np.isfinite(time).all()):
+            raise ValueError(f"episode: streams.{name} is not finite; NaN and inf are refused")
+        _increases(f"streams.{name}.time", time)
+
+
+def _increases(field_name: str, time: np.ndarray) -> None:
+    if np.any(np.diff(time) <= 0):
+        row = int(np.argmax(np.diff(time) <= 0)) + 1
+        raise ValueError(f"episode: {field_name} does not increase at row {row} [s]")
 
 
 def _same_keys(field_name: str, got: Mapping, expected: Mapping) -> None:

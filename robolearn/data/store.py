@@ -1,114 +1,104 @@
-"""EpisodeStore: the Zarr v3 dataset. zarr-python writes the metadata, tensorstore moves the rows (docs/dataset-format.md).
+"""EpisodeStore: episodes in Zarr v3 on a disk or in an object store (docs/dataset-format.md). Reading is here, writing in `writing`.
 
 `episodes.jsonl` is the commit point: an episode exists once its line is complete, and its line is written only after its
-rows are on the disk. Each episode starts at a shard boundary, so that appending never touches a finished episode's files.
+rows are on the disk.
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
-import os
-import re
-import shutil
-import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorstore
 
 from hardware.types import RobotSpec
 from robolearn.core.errors import UserError
-from robolearn.data.episode import Episode, check_episode
-from robolearn.data.layout import (
-    FORMAT,
-    FORMAT_VERSION,
-    JOURNAL,
-    SCALARS,
-    SHARD_ROWS,
-    UNITS,
-    arrays,
-    from_json,
-    read_attributes,
-    read_journal,
-    to_json,
-)
-
-READ_AHEAD = 16  # episodes
+from robolearn.data.chunks import decode_block
+from robolearn.data.episode import Episode, Stream
+from robolearn.data.features import Features
+from robolearn.data.files import Files, open_files
+from robolearn.data.frames import Frames
+from robolearn.data.journal import JOURNAL, Journal
+from robolearn.data.layout import FORMAT, READABLE, SCALARS, Column, columns, from_json, parse_array, stream_of, to_json
+from robolearn.data.recorder import Recorder
+from robolearn.data.recovery import commit
+from robolearn.data.writing import Writer, create, lock, unlock
 
 
 class EpisodeStore:
-    """Episodes on disk, and all their rows as one compact sequence 0..rows (episode after episode, no gaps)."""
+    """Episodes, and all their rows as one compact sequence 0..rows (episode after episode, no gaps).
 
-    def __init__(self, path: Path, spec: RobotSpec, provenance: Mapping[str, Any], shard_rows: int, lock: int | None) -> None:
-        """Not for callers: use `create` or `open`."""
-        self.path, self.spec, self.provenance = path, spec, dict(provenance)
-        self._shard_rows = shard_rows
-        self._context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 1 << 26}})
-        self._episodes, self._journal_bytes = read_journal(path / JOURNAL)
-        self._arrays = {name: self._open_array(name) for name in arrays(spec, shard_rows)}
-        self._columns: dict[str, np.ndarray] = {}
+    A snapshot: what another process appends later is not in it.
+    """
+
+    def __init__(self, files: Files, attributes: Mapping[str, Any], handle: int | None = None) -> None:
+        """Not for callers: use `create` or `open`. handle: the writer's lock."""
+        self.url, self._files = files.url, files
+        self.version = int(attributes["format_version"])
+        self.spec = RobotSpec.from_dict(from_json(attributes["spec"]))
+        self.provenance: dict[str, Any] = dict(from_json(attributes["provenance"]))
+        self._journal = Journal.parse(files.read([JOURNAL])[0] or b"")
+        self._columns = self._open_columns()
+        self._frames = {name: Frames(files, self._columns[f"images/{name}"], self.version == 1) for name in self.spec.cameras}
+        self._cache: dict[str, np.ndarray] = {}
         self._held: dict[str, np.ndarray] = {}
+        self._features = Features(self.url)
         self._index()
-        self._unlock = weakref.finalize(self, _unlock, lock)
-        if lock is None:
-            self._unlock()
+        self._writer = None if handle is None else Writer(Path(files.url), handle, self.spec, self._columns, self._journal)
 
     @staticmethod
     def create(
-        path: str | Path, spec: RobotSpec, provenance: Mapping[str, Any] | None = None, shard_rows: int = SHARD_ROWS
+        path: str | Path,
+        spec: RobotSpec,
+        provenance: Mapping[str, Any] | None = None,
+        compression: str | Mapping[str, str] = "zstd",
+        calibration: str | None = None,
     ) -> EpisodeStore:
-        """A new empty store, open for appending. Built under another name and renamed: never half-written. UserError if `path` exists."""
-        import zarr  # slow to import, and only new stores need it
+        """A new empty store, open for appending. Built under another name and renamed: never half-written.
 
-        path = Path(path)
-        if path.exists():
-            raise UserError(f"{path}: exists already; choose another name, or open it with mode 'a' to append")
-        building = path.with_name(f".{path.name}.{os.getpid()}.new")
-        attributes = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "spec": to_json(spec.to_dict()),
-            "units": UNITS,
-            "shard_rows": shard_rows,
-            "provenance": to_json(dict(provenance or {})),
-        }
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            group = zarr.create_group(str(building), zarr_format=3, attributes=attributes)
-            for name, array in arrays(spec, shard_rows).items():
-                group.create_array(name, **array)
-            (building / JOURNAL).touch()
-            _sync_tree(building)
-            building.rename(path)
-            _sync(path.parent)
-        except OSError as error:
-            raise UserError(f"{path}: cannot create the store: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+        compression: the codec of all cameras or of each, see robolearn.data.codecs.VALID. calibration: hash of the cameras' and arm's
+        calibration. UserError: `path` exists, an unknown codec.
+        """
+        create(Path(path), spec, provenance or {}, compression, calibration)
         return EpisodeStore.open(path, "a")
 
     @staticmethod
     def open(path: str | Path, mode: str = "r") -> EpisodeStore:
-        """Open a store: "r" to read the episodes finished by now, "a" to append too (one writer at a time)."""
-        path = Path(path)
+        """Open a store, by path or URL (s3://, gs://, http://): "r" to read the episodes finished by now, "a" to append too.
+
+        One writer at a time; only a path can be written to. What a killed recorder left is kept for `recover`.
+        """
         if mode not in ("r", "a"):
             raise ValueError(f"mode {mode!r}; valid: 'r', 'a'")
-        attributes = read_attributes(path)
-        lock = _lock(path) if mode == "a" else None
+        files = open_files(path)
+        attributes = _attributes(files)
+        if mode == "r":
+            return _opened(files, attributes)
+        if "://" in files.url:
+            raise UserError(f"{path}: an object store is read only; record into a folder and copy it there")
+        if (version := attributes["format_version"]) != READABLE[-1]:
+            raise UserError(
+                f"{path}: format_version {version} is read, not written; robolearn edit --path {path} --out NEW makes a new one"
+            )
+        handle = lock(Path(path))
         try:
-            spec = RobotSpec.from_dict(from_json(attributes["spec"]))
-            return EpisodeStore(path, spec, from_json(attributes["provenance"]), int(attributes["shard_rows"]), lock)
-        except (KeyError, TypeError, ValueError) as error:
-            if lock is not None:
-                os.close(lock)
-            raise UserError(f"{path}: damaged store: {_first_line(error)}") from error
+            return _opened(files, attributes, handle)
+        except BaseException:
+            unlock(handle)
+            raise
+
+    @property
+    def path(self) -> Path:
+        """The folder. For a store behind a URL only good for printing its name."""
+        return Path(self.url)
 
     def close(self) -> None:
         """Let another process write. Reading goes on working."""
-        self._unlock()
+        if self._writer is not None:
+            self._writer.close()
 
     def __enter__(self) -> EpisodeStore:
         return self
@@ -119,7 +109,15 @@ class EpisodeStore:
     # Episodes ---------------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self._episodes)
+        return len(self._journal.lines)
+
+    def __getitem__(self, index: int) -> Episode:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.read(index)
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[i] for i in range(len(self)))
 
     @property
     def rows(self) -> int:
@@ -132,19 +130,26 @@ class EpisodeStore:
 
     def meta(self, index: int) -> dict[str, Any]:
         """What is known about one episode: JSON data, "success" true, false or null (unknown) among it."""
-        return dict(self._episodes[index]["meta"])
+        return dict(self._journal.lines[index]["meta"])
 
     def read(self, index: int, start: int = 0, stop: int | None = None) -> Episode:
-        """Rows `start` to `stop` (exclusive) of one episode."""
-        first, length = int(self._physical_starts[index]), self.length(index)
-        start, stop, _ = slice(start, stop).indices(length)
-        futures = {name: array[first + start : first + stop].read() for name, array in self._arrays.items()}
-        parts = {name: self._result(name, future) for name, future in futures.items()}
+        """Rows `start` to `stop` (exclusive) of one episode, checksums verified. Streams come whole, whichever rows are asked for."""
+        line, first = self._journal.lines[index], int(self._physical_starts[index])
+        start, stop, _ = slice(start, stop).indices(self.length(index))
+        span = (first + start, first + stop)
+        rows = {name: self._rows(c, [span]) for name, c in self._columns.items() if stream_of(name) is None and c.codec is None}
+        streams = {}
+        for name in self.spec.streams:
+            begin, count = line["streams"][name]
+            parts = [self._rows(self._columns[f"streams/{name}/{part}"], [(begin, begin + count)]) for part in ("time", "values")]
+            streams[name] = Stream(*parts)
         return Episode(
-            images={name: parts[f"images/{name}"] for name in self.spec.cameras},
-            state={name: parts[f"state/{name}"] for name in self.spec.state},
-            **{name: parts[name] for name in (*SCALARS, "action", "requested_action")},  # pyright: ignore[reportArgumentType]
+            images={name: self._frames[name].read(np.arange(*span), verify=True) for name in self.spec.cameras},
+            state={name: rows[f"state/{name}"] for name in self.spec.state},
+            **{name: rows[name] for name in (*SCALARS, "action", "requested_action")},  # pyright: ignore[reportArgumentType]
             meta=self.meta(index),
+            image_time={name: rows[f"image_time/{name}"] for name in line.get("image_time", ())},
+            streams=streams,
         )
 
     def append(self, episode: Episode) -> int:
@@ -152,219 +157,193 @@ class EpisodeStore:
 
         UserError, with the store as it was: an array that does not fit the spec, values that are not finite, a full disk.
         """
-        if not self._unlock.alive:
-            raise UserError(f"{self.path}: opened for reading; open it with mode 'a' to append")
-        try:
-            check_episode(episode, self.spec)
-            meta = json.dumps(to_json(dict(episode.meta)), allow_nan=False)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{self.path}: {_first_line(error)}") from error
-        parts = {name: getattr(episode, name) for name in (*SCALARS, "action", "requested_action")}
-        parts |= {f"images/{name}": image for name, image in episode.images.items()}
-        parts |= {f"state/{name}": value for name, value in episode.state.items()}
-        need = sum(part.nbytes for part in parts.values()) + (1 << 20)
-        if (free := shutil.disk_usage(self.path).free) < need:
-            raise UserError(f"{self.path}: disk full: the episode needs up to {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free")
-        first = -(-self._physical_end // self._shard_rows) * self._shard_rows
-        try:
-            self._write_rows(first, len(episode), parts)
-            line = f'{{"start": {first}, "length": {len(episode)}, "meta": {meta}}}\n'
-            self._commit(line.encode())
-        except (OSError, ValueError) as error:  # tensorstore reports I/O errors as ValueError
-            self._remove_shards(first, len(episode))
-            why = "disk full" if "No space left" in str(error) else _first_line(error)
-            raise UserError(f"{self.path}: {why}: the episode was not stored, the others are intact") from error
-        self._episodes.append(json.loads(line))
+        return self.extend([episode])
+
+    def extend(self, episodes: Sequence[Episode]) -> int:
+        """Store several episodes at once, all or none, and return the first one's index: fewer files where they are short."""
+        index = len(self)
+        self._writing().append(episodes)
         self._index()
-        return len(self) - 1
+        return index
+
+    def record(self, buffer_mb: float | int = 512) -> Recorder:
+        """Record an episode row by row, at most one at a time; what `add` was given is on the disk within a second.
+
+        buffer_mb: rows that wait for a slow disk; beyond it rows are dropped and counted, the caller never waits.
+        """
+        writer = self._writing()
+        return Recorder(writer.folder_for_recording(), self.spec, self._columns, self._commit, buffer_mb)
+
+    @property
+    def unfinished(self) -> list[Path]:
+        """What killed recorders left behind: episodes without an end, each in a folder of its own (only where open for appending)."""
+        return self._writing().unfinished()
+
+    def recover(self, unfinished: Path, meta: Mapping[str, Any] | None = None) -> int:
+        """Append what is complete of an unfinished episode and return its index; its meta has "interrupted": true, success null.
+
+        UserError: not one row is complete.
+        """
+        return self._commit(unfinished, {"success": None, "interrupted": True, **(meta or {})})
 
     # Rows -------------------------------------------------------------------------------------------------------------
+
+    def identity(self) -> str:
+        """A hash of the spec and of every journal line: two stores with the same one hold the same episodes."""
+        return hashlib.sha256(json.dumps([to_json(self.spec.to_dict()), self._journal.lines]).encode()).hexdigest()
 
     def lowdim(self, name: str) -> np.ndarray:
         """All rows of "time", "action", "requested_action", "reward", "terminal", "source", "state/<name>" or "state" (all, in spec order).
 
-        Kept in RAM; read-only. Shape (rows,) or (rows, D).
+        "image_time/<camera>" too. Kept in RAM; read-only. Shape (rows,) or (rows, D).
         """
+        if len(self._cache.get(name, ())) == self.rows and name in self._cache:
+            return self._cache[name]
         if name == "state":
-            if len(self._columns.get(name, ())) != self.rows or name not in self._columns:
-                parts = [self.lowdim(f"state/{key}") for key in self.spec.state]
-                self._columns[name] = np.concatenate(parts, axis=1) if parts else np.zeros((self.rows, 0), np.float32)
-            return self._columns[name]
-        if name not in self._arrays or name.startswith("images/"):
-            valid = ["state", *(key for key in self._arrays if not key.startswith("images/"))]
-            raise UserError(f"{self.path}: no column {name!r}; valid: {', '.join(valid)}")
-        return self._column(name, self._columns)
+            parts = [self.lowdim(f"state/{key}") for key in self.spec.state]
+            found = np.concatenate(parts, axis=1) if parts else np.zeros((self.rows, 0), np.float32)
+        else:
+            valid = ["state", *(key for key, c in self._columns.items() if c.codec is None and stream_of(key) is None)]
+            if name not in valid:
+                raise UserError(f"{self.url}: no column {name!r}; valid: {', '.join(valid)}")
+            have = self._cache.get(name)
+            done = 0 if have is None else len(have)
+            new = self.starts >= done
+            firsts, lengths = self._physical_starts[new], self.lengths[new]
+            found = self._rows(self._columns[name], list(zip(firsts.tolist(), (firsts + lengths).tolist(), strict=True)))
+            found = found if have is None else np.concatenate([have, found])
+        found.flags.writeable = False
+        self._cache[name] = found
+        return found
 
-    def frames(self, camera: str, rows: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, 3): the images of these compact rows, in this order, in one batched read."""
+    def frames(self, camera: str, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """uint8 (N, H, W, 3): the images of these compact rows, in this order, in one batched read; into `out` where given."""
         if camera not in self.spec.cameras:
-            raise UserError(f"{self.path}: no camera {camera!r}; valid: {', '.join(self.spec.cameras)}")
+            raise UserError(f"{self.url}: no camera {camera!r}; valid: {', '.join(self.spec.cameras)}")
         held = self._held.get(camera)
-        if held is not None and len(held) == self.rows:
-            return held[rows]
-        name = f"images/{camera}"
-        return self._result(name, self._arrays[name][self._physical[rows]].read())
+        if held is None:
+            return self._frames[camera].read(self._physical[rows], out=out)
+        inside = rows < len(held)
+        if inside.all():
+            return np.take(held, rows, axis=0, out=out)
+        out = np.empty((len(rows), *held.shape[1:]), np.uint8) if out is None else out
+        out[inside] = held[rows[inside]]
+        out[~inside] = self._frames[camera].read(self._physical[rows[~inside]])
+        return out
 
-    def hold_frames(self, camera: str) -> None:
-        """Decode every frame of one camera into RAM (rows * H * W * 3 bytes), so that `frames` becomes a copy."""
-        self._column(f"images/{camera}", self._held)
+    def hold_frames(self, camera: str, rows: int | None = None, folder: Path | None = None) -> None:
+        """Keep the first `rows` frames of one camera decoded, None: all, so that `frames` copies them.
 
-    def _column(self, name: str, cache: dict[str, np.ndarray]) -> np.ndarray:
-        """The cached rows plus those appended since."""
-        array, have = self._arrays[name], cache.get(name.removeprefix("images/"))
-        done = 0 if have is None else len(have)
-        if have is None or done < self.rows:
-            fresh = np.empty((self.rows, *array.shape[1:]), array.dtype.numpy_dtype)
-            if have is not None:
-                fresh[:done] = have
-            missing = [i for i in range(len(self)) if self.starts[i] >= done]
-            for k in range(0, len(missing), READ_AHEAD):  # a few episodes at once: quick, and little beyond `fresh` in memory
-                some = missing[k : k + READ_AHEAD]
-                bounds = [(self._physical_starts[i], self._physical_starts[i] + self.lengths[i]) for i in some]
-                reads = [array[first:end].read() for first, end in bounds]
-                for i, read in zip(some, reads, strict=True):
-                    fresh[self.starts[i] : self.starts[i] + self.lengths[i]] = self._result(name, read)
-            fresh.flags.writeable = False
-            have = cache[name.removeprefix("images/")] = fresh
-        return have
+        In RAM (rows * H * W * 3 bytes), or memory-mapped from a file in `folder` that every process shares and a later one finds again.
+        """
+        rows = self.rows if rows is None else min(rows, self.rows)
+        held = self._held.get(camera)
+        if rows > 0 and (held is None or len(held) < rows):
+            self._held[camera] = self._features.held_frames(self, camera, rows, folder)
 
     # Features: a cache, and nothing but a cache; any of its files may be deleted ----------------------------------------
 
     def feature_rows(self, key: str) -> int:
         """How many leading rows have features under `key` (0: none)."""
-        path = self._feature_path(key)
-        return len(np.load(path, mmap_mode="r")) if path.exists() else 0
+        return self._features.rows(key)
 
     def has_features(self, key: str) -> bool:
         return self.rows > 0 and self.feature_rows(key) == self.rows
 
     def features(self, key: str) -> np.ndarray:
         """float32 (rows, E), memory-mapped: what the encoder hashed in `key` says about each row."""
-        if not self.has_features(key):
-            raise UserError(f"{self.path}: features {key!r} cover {self.feature_rows(key)} of {self.rows} rows; encode the rest first")
-        return np.load(self._feature_path(key), mmap_mode="r")
+        return self._features.read(key, self.rows)
 
     def write_features(self, key: str, array: np.ndarray) -> None:
         """Store features of all rows, or of those that `feature_rows` does not cover yet. Atomic; also on a store opened for reading."""
-        done = self.feature_rows(key)
-        if array.ndim != 2 or len(array) not in (self.rows, self.rows - done):
-            raise ValueError(f"features {key!r} are {array.shape}; expected ({self.rows}, E) or ({self.rows - done}, E)")
-        array = np.asarray(array, np.float32)
-        if len(array) != self.rows:
-            array = np.concatenate([np.load(self._feature_path(key)), array])
-        path = self._feature_path(key)
-        path.parent.mkdir(exist_ok=True)
-        building = path.with_name(f".{path.name}.{os.getpid()}.new")
-        try:
-            with building.open("wb") as file:
-                np.save(file, array)
-                file.flush()
-                os.fsync(file.fileno())
-            building.rename(path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot write features: {error.strerror or error}") from error
-        finally:
-            building.unlink(missing_ok=True)
-
-    def _feature_path(self, key: str) -> Path:
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", key):
-            raise ValueError(f"feature key {key!r}; valid: letters, digits, '_', '-', '.'")
-        return self.path / "features" / f"{key}.npy"
+        self._features.write(key, array, self.rows)
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
+    def _writing(self) -> Writer:
+        if self._writer is None or self._writer.closed:
+            raise UserError(f"{self.url}: opened for reading; open it with mode 'a' to append")
+        return self._writer
+
+    def _commit(self, recording: Path, meta: Mapping[str, Any]) -> int:
+        """Turn what a recorder wrote into an episode."""
+        commit(self._writing(), recording, meta)
+        self._index()
+        return len(self) - 1
+
     def _index(self) -> None:
-        self.lengths = np.array([e["length"] for e in self._episodes], np.int64)
+        self.lengths = np.array([e["length"] for e in self._journal.lines], np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths  # compact rows
-        self._physical_starts = np.array([e["start"] for e in self._episodes], np.int64)
-        self._physical_end = int(self._physical_starts[-1] + self.lengths[-1]) if self._episodes else 0
+        self._physical_starts = np.array([e["start"] for e in self._journal.lines], np.int64)
         self._physical = np.arange(self.rows) + np.repeat(self._physical_starts - self.starts, self.lengths)
 
-    def _open_array(self, name: str) -> tensorstore.TensorStore:
-        kvstore = {"driver": "file", "path": f"{self.path.absolute()}/{name}/"}
-        array = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, context=self._context, open=True).result()
-        if self._episodes and array.shape[0] < max(e["start"] + e["length"] for e in self._episodes):
-            raise ValueError(f"array {name} has {array.shape[0]} rows, fewer than {JOURNAL} counts")
-        wanted = arrays(self.spec, self._shard_rows)[name]
-        if (kind := array.dtype.name) != wanted["dtype"] or array.shape[1:] != wanted["shape"][1:]:
-            raise ValueError(f"array {name} holds {kind} {array.shape[1:]} a row; the spec says {wanted['dtype']} {wanted['shape'][1:]}")
-        return array
+    def _open_columns(self) -> dict[str, Column]:
+        """What zarr.json says of each array that the spec asks for."""
+        wanted = columns(self.spec, dict.fromkeys(self.spec.cameras, "zstd"))
+        if self.version == 1:
+            wanted = {name: c for name, c in wanted.items() if not name.startswith("image_time/")}
+        found = {}
+        for name, text in zip(wanted, self._files.read([f"{name}/zarr.json" for name in wanted]), strict=True):
+            if text is None:
+                raise ValueError(f"array {name} is missing")
+            found[name], rows = parse_array(name, text)
+            mine, its = wanted[name], found[name]
+            if (mine.dtype, mine.tail, mine.codec is None) != (its.dtype, its.tail, its.codec is None):
+                raise ValueError(f"array {name} holds {its.dtype} {its.tail} a row; the spec says {mine.dtype} {mine.tail}")
+            if rows < self._journal.end(stream_of(name)):
+                raise ValueError(f"array {name} has {rows} rows, fewer than {JOURNAL} counts")
+        return found
 
-    def _result(self, name: str, read: tensorstore.Future) -> np.ndarray:
+    def _rows(self, column: Column, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+        """The rows of these stretches [first, end) of an array of numbers, one after the other."""
+        size = column.file_rows
+        files = list(dict.fromkeys(k for a, b in spans if b > a for k in range(a // size, (b - 1) // size + 1)))
+        out = np.empty((sum(b - a for a, b in spans), *column.tail), column.dtype)
+        blocks: dict[int, np.ndarray] = {}
+        for k, data in zip(files, self._files.read([column.key(k) for k in files]), strict=True):
+            blocks[k] = self._block(column, k, data)
+        done = 0
+        for a, b in spans:
+            while a < b:
+                k, inside = divmod(a, size)
+                count = min(b - a, size - inside)
+                out[done : done + count] = blocks[k][inside : inside + count]
+                a, done = a + count, done + count
+        return out
+
+    def _block(self, column: Column, file: int, data: bytes | None) -> np.ndarray:
+        if data is None and self.version == 1:
+            return np.zeros((column.file_rows, *column.tail), column.dtype)
         try:
-            return read.result()
-        except ValueError as error:  # a file that was cut short or overwritten
-            raise UserError(f"{self.path / name}: damaged: {_first_line(error)}") from error
-
-    def _write_rows(self, first: int, length: int, parts: Mapping[str, np.ndarray]) -> None:
-        end = -(-(first + length) // self._shard_rows) * self._shard_rows
-        resizes = {}
-        for name, array in self._arrays.items():
-            if array.shape[0] < end:
-                resizes[name] = array.resize(exclusive_max=[end, *array.shape[1:]], expand_only=True)
-        for name, resize in resizes.items():
-            self._arrays[name] = resize.result()
-        writes = [self._arrays[name][first : first + length].write(part) for name, part in parts.items()]
-        errors = [error for write in writes if (error := write.exception())]  # wait for all: none may land after the clean-up
-        if errors:
-            raise errors[0]
-
-    def _commit(self, line: bytes) -> None:
-        with open(self.path / JOURNAL, "r+b") as journal:
-            journal.seek(self._journal_bytes)
-            journal.truncate()  # what a killed writer left of its last line
-            try:
-                journal.write(line)
-                journal.flush()
-                os.fsync(journal.fileno())
-            except OSError:
-                journal.truncate(self._journal_bytes)
-                raise
-        self._journal_bytes += len(line)
-
-    def _remove_shards(self, first: int, length: int) -> None:
-        """Give a full disk its bytes back. Rows from `first` on belong to no episode."""
-        for name, array in self._arrays.items():
-            for shard in range(first // self._shard_rows, (first + length - 1) // self._shard_rows + 1):
-                (self.path / name / ".".join(["c", str(shard), *["0"] * (array.ndim - 1)])).unlink(missing_ok=True)
+            if data is None:
+                raise ValueError("the file is missing")
+            return decode_block(column, data)
+        except ValueError as error:
+            raise UserError(f"{self.url}/{column.name}: damaged: {error} ({column.key(file).rsplit('/', 1)[-1]})") from error
 
 
-def _lock(path: Path) -> int:
-    """A descriptor that holds the writer's lock until it is closed; the kernel frees it when the process dies."""
+def _attributes(files: Files) -> dict[str, Any]:
+    """The group's attributes. UserError: nothing there, no store, a version that is not read here."""
+    text = files.read(["zarr.json"])[0]
+    if text is None and not ("://" in files.url or Path(files.url).exists()):
+        raise UserError(f"{files.url}: no such store; robolearn ingest or teleop makes one")
     try:
-        handle = os.open(path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            raise
-    except BlockingIOError as error:
-        raise UserError(f"{path}: another process is writing to this store; wait for it, or open the store with mode 'r'") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written to: {error.strerror}") from error
-    return handle
+        attributes = json.loads(text or "")["attributes"]
+    except (ValueError, KeyError, TypeError):
+        attributes = {}
+    if not isinstance(attributes, dict) or attributes.get("format") != FORMAT:
+        raise UserError(
+            f"{files.url}: not a robolearn store (zarr.json has no attribute format = {FORMAT!r}); robolearn ingest converts other formats"
+        )
+    if (version := attributes.get("format_version")) not in READABLE:
+        readable = ", ".join(map(str, READABLE))
+        raise UserError(f"{files.url}: format_version {version}; this robolearn reads versions {readable}: install a newer one")
+    return attributes
 
 
-def _unlock(handle: int | None) -> None:
-    if handle is not None:
-        os.close(handle)
-
-
-def _first_line(error: BaseException) -> str:
-    line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return re.split(r" \[(?:source locations|tensorstore_spec|domain)", line)[0]  # what tensorstore adds is for its developers
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _opened(files: Files, attributes: Mapping[str, Any], handle: int | None = None) -> EpisodeStore:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync_tree(path: Path) -> None:
-    for folder, _, files in os.walk(path):
-        for name in files:
-            _sync(Path(folder) / name)
-        _sync(Path(folder))
+        return EpisodeStore(files, attributes, handle)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UserError(f"{files.url}: damaged store: {what}") from error

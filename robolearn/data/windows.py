@@ -1,55 +1,52 @@
-"""The only observation transform: training batches from stores, and the same windows from what a robot sees now.
-
-`history_rows`, `state_vector` and `to_obs` are all there is to it; Windows and observation_window both go through them,
-and tests/test_parity.py holds them to equal bits.
-"""
+"""Training windows from stores: which rows make a sample, read a batch at a time. numpy; `tensors` makes torch of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from hardware.types import Observation, RobotSpec
+from hardware.types import RobotSpec
 from robolearn.core.errors import UserError
-from robolearn.core.types import Batch, Obs
 from robolearn.data.store import EpisodeStore
 
 Episodes = Callable[[Mapping[str, Any]], bool] | Sequence[Sequence[int] | np.ndarray] | None
 
 
-def history_rows(rows: np.ndarray, first: np.ndarray, history: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Look:
+    """B histories of T observations, oldest first."""
+
+    images: Mapping[str, np.ndarray]  # camera -> uint8 (B, T, H, W, 3)
+    state: np.ndarray  # float32 (B, T, S)
+    features: np.ndarray | None = None  # float32 (B, T, E)
+
+
+@dataclass(frozen=True)
+class Window:
+    """B samples: what was seen, the H actions from then on, and (asked for with `future`) what came of each."""
+
+    obs: Look
+    action: np.ndarray  # float32 (B, H, A); past the episode's end the last is repeated
+    pad: np.ndarray  # bool (B, H): past the end
+    reward: np.ndarray | None = None  # float32 (B, H)
+    terminal: np.ndarray | None = None  # bool (B, H)
+    future: Look | None = None  # the observation after each action, T = H
+    future_mask: np.ndarray | None = None  # bool (B, H): there is one
+
+
+def history_rows(rows: np.ndarray, first: np.ndarray, history: int, stride: int = 1) -> np.ndarray:
     """(B,) rows and the first row of each one's episode -> (B, history), oldest first, the first row repeated before itself."""
-    return np.maximum(rows[:, None] + np.arange(1 - history, 1), first[:, None])
+    return np.maximum(rows[:, None] + stride * np.arange(1 - history, 1), first[:, None])
 
 
 def state_vector(state: Mapping[str, np.ndarray], spec: RobotSpec) -> np.ndarray:
     """Named vectors (..., D) -> one float32 vector (..., S), in the order of `spec.state`."""
     parts = [np.asarray(state[name], np.float32) for name in spec.state]
     return np.concatenate(parts, axis=-1)
-
-
-def to_obs(images: Mapping[str, np.ndarray], state: np.ndarray, features: np.ndarray | None = None) -> Obs:
-    """uint8 (B, T, H, W, 3), float32 (B, T, S) and (B, T, E) -> Obs. Images become channels-first by a view, without a copy."""
-    views = {name: torch.from_numpy(image).permute(0, 1, 4, 2, 3) for name, image in images.items()}
-    return Obs(views, torch.from_numpy(state), None if features is None else torch.from_numpy(features))
-
-
-def observation_window(observations: Sequence[Observation], spec: RobotSpec, history: int) -> Obs:
-    """The newest `history` of the observations since the episode began, as a batch of one; `spec` says which cameras and states.
-
-    UserError where the robot shows something else than `spec`.
-    """
-    rows = history_rows(np.array([len(observations) - 1]), np.array([0]), history)[0]
-    used = [observations[row] for row in rows]
-    _check_fits(used[-1], spec)
-    images = {name: np.stack([o.images[name] for o in used])[None] for name in spec.cameras}
-    if not spec.state:
-        return to_obs(images, np.zeros((1, history, 0), np.float32))
-    return to_obs(images, state_vector({name: np.stack([o.state[name] for o in used])[None] for name in spec.state}, spec))
 
 
 def restrict(spec: RobotSpec, cameras: Sequence[str] | None = None, state: Sequence[str] | None = None) -> RobotSpec:
@@ -77,12 +74,14 @@ def split(stores: EpisodeStore | Sequence[EpisodeStore], fraction: float | int, 
 
 
 class Windows:
-    """One sample for each row: the `history` observations up to it, the `horizon` actions from it on.
+    """One sample for each row: the `history` observations up to it, the `horizon` actions from it on, `stride` rows apart.
 
     stores: one or several whose specs agree. cameras, state_keys: which inputs (None: all); `spec` is theirs.
     episodes: which take part: a test of their meta, or their indices for each store (see `split`).
     images: read frames. features_key: read cached encoder outputs. future: what followed each action, for model learners;
-    future_images: its frames too. ram_limit_mb: hold the decoded frames in RAM if all of them fit (0: read them from disk).
+    future_images: its frames too. latency_s: camera -> seconds by which its frames shall be older than the row they go with
+    (the newest frame taken by then; negative: younger), to learn with the delays of the robot that will be flown.
+    cache_mb: keep as many decoded frames as fit under this ceiling, in RAM, or memory-mapped in `cache_folder`; 0: none.
     A snapshot: rows appended to a store later are not in it.
     """
 
@@ -92,6 +91,7 @@ class Windows:
         history: int,
         horizon: int,
         *,
+        stride: int = 1,
         cameras: Sequence[str] | None = None,
         state_keys: Sequence[str] | None = None,
         episodes: Episodes = None,
@@ -99,14 +99,18 @@ class Windows:
         images: bool = True,
         future: bool = False,
         future_images: bool = False,
-        ram_limit_mb: float | int = 0,
+        latency_s: Mapping[str, float] | None = None,
+        cache_mb: float | int = 0,
+        cache_folder: Path | None = None,
     ) -> None:
+        if min(history, horizon, stride) < 1 or (future and stride != 1):
+            raise ValueError(f"history {history}, horizon {horizon}, stride {stride}: each at least 1, and stride 1 with future")
         self.stores = [stores] if isinstance(stores, EpisodeStore) else list(stores)
         self.spec = restrict(self.stores[0].spec, cameras, state_keys)
         for store in self.stores[1:]:
             if difference := self.spec.diff(restrict(store.spec, cameras, state_keys)):
                 raise UserError(f"{self.stores[0].path} and {store.path} do not fit together: {'; '.join(difference)}")
-        self.history, self.horizon = history, horizon
+        self.history, self.horizon, self.stride = history, horizon, stride
         self._images, self._future, self._future_images = images, future, future_images
         self._offsets = np.cumsum([0, *(store.rows for store in self.stores)])
         self._state = np.concatenate([_states(store, self.spec) for store in self.stores])
@@ -116,11 +120,9 @@ class Windows:
         self._end = _ends(self._last, self._terminal)
         if not len(self._rows):
             raise UserError(f"{', '.join(str(store.path) for store in self.stores)}: no episode to learn from was selected")
-        frame_bytes = sum(height * width * 3 for height, width in self.spec.cameras.values())
-        if (images or future_images) and int(self._offsets[-1]) * frame_bytes <= ram_limit_mb * 1e6:
-            for store in self.stores:
-                for camera in self.spec.cameras:
-                    store.hold_frames(camera)
+        self._seen = {camera: self._delayed(camera, delay) for camera, delay in (latency_s or {}).items()}
+        if images or future_images:
+            self._hold(cache_mb, cache_folder)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -129,54 +131,59 @@ class Windows:
         """The selected rows of "state" (of the chosen state_keys), "action", "reward" or "terminal": what a normalizer is fitted on."""
         return {"state": self._state, "action": self._action, "reward": self._reward, "terminal": self._terminal}[name][self._rows]
 
-    def batch(self, indices: np.ndarray) -> Batch:
+    def read(self, indices: np.ndarray | Sequence[int]) -> Window:
         """The samples at these indices, 0 <= index < len. Action rows past the episode's end repeat the last and are marked in pad."""
         rows = self._rows[np.asarray(indices)]
-        ahead = rows[:, None] + np.arange(self.horizon)
+        ahead = rows[:, None] + self.stride * np.arange(self.horizon)
         last = self._last[rows][:, None]
         real = np.minimum(ahead, last)
-        batch = Batch(
-            obs=self._obs(history_rows(rows, self._first[rows], self.history), self._images),
-            action=torch.from_numpy(self._action[real]),
-            pad=torch.from_numpy(ahead > last),
+        window = Window(
+            obs=self._look(history_rows(rows, self._first[rows], self.history, self.stride), self._images),
+            action=self._action[real],
+            pad=ahead > last,
         )
         if not self._future:
-            return batch
+            return window
         return replace(
-            batch,
-            reward=torch.from_numpy(np.where(ahead > last, np.float32(0), self._reward[real])),
-            terminal=torch.from_numpy(self._terminal[real] & (ahead <= last)),
-            future=self._obs(np.minimum(ahead + 1, last), self._future_images),
-            future_mask=torch.from_numpy(ahead < self._end[rows][:, None]),
+            window,
+            reward=np.where(ahead > last, np.float32(0), self._reward[real]),
+            terminal=self._terminal[real] & (ahead <= last),
+            future=self._look(np.minimum(ahead + 1, last), self._future_images),
+            future_mask=ahead < self._end[rows][:, None],
         )
 
-    def weights(
-        self, episode: Callable[[Mapping[str, Any]], float | int] | None = None, mix: Sequence[float | int] | None = None
-    ) -> np.ndarray:
-        """Sampling probability of each sample, float64 (len,), sum 1.
+    __getitems__ = read  # what torch's DataLoader asks for: DataLoader(windows, batch_sampler=..., collate_fn=to_batch)
 
-        episode: weight of a row by its episode's meta (default 1). mix: share of each store (default: by its rows).
+    @property
+    def rows(self) -> np.ndarray:
+        """The row of each sample, (len,), in the compact rows of all stores one after the other."""
+        return self._rows
+
+    def groups(self) -> list[np.ndarray]:
+        """The indices of each store's samples, for a Sampler that mixes stores in exact shares."""
+        owner = np.searchsorted(self._offsets, self._rows, side="right") - 1
+        return [np.flatnonzero(owner == k) for k in range(len(self.stores))]
+
+    def weights(self, episode: Callable[[Mapping[str, Any]], float | int] | None = None, rows: np.ndarray | None = None) -> np.ndarray:
+        """Sampling probability of each sample, float64 (len,), sum 1: the product of
+
+        episode: weight by its episode's meta (default 1); rows: weight of each sample, (len,) (default 1; see `weighting`).
         """
-        weight = np.ones(int(self._offsets[-1]))
-        for store, offset in zip(self.stores, self._offsets, strict=False):
-            if episode:
-                values = [float(episode(store.meta(i))) for i in range(len(store))]
-                weight[offset : offset + store.rows] = np.repeat(values, store.lengths)
-        weight = weight[self._rows]
-        if mix is not None:
-            for share, start, stop in zip(mix, self._offsets[:-1], self._offsets[1:], strict=True):
-                inside = (self._rows >= start) & (self._rows < stop)
-                weight[inside] *= share / max(weight[inside].sum(), 1e-300)
-        if not np.all(weight >= 0) or not 0 < weight.sum() < np.inf:
-            raise ValueError(f"weights: sum {weight.sum()}, least {weight.min()}; expected none negative, and one above 0")
+        weight = np.ones(len(self)) if rows is None else np.asarray(rows, np.float64)
+        if episode:
+            values = [float(episode(store.meta(i))) for store in self.stores for i in range(len(store))]
+            weight = weight * np.repeat(values, np.concatenate([store.lengths for store in self.stores]))[self._rows]
+        if weight.shape != (len(self),) or not np.all(weight >= 0) or not 0 < weight.sum() < np.inf:
+            raise ValueError(f"weights: {weight.shape}, sum {weight.sum()}; expected ({len(self)},), none negative, and one above 0")
         return weight / weight.sum()
 
-    def _obs(self, rows: np.ndarray, images: bool) -> Obs:
-        frames = {camera: self._gather(rows, lambda s, r, c=camera: s.frames(c, r)) for camera in self.spec.cameras} if images else {}
+    def _look(self, rows: np.ndarray, images: bool) -> Look:
+        cameras = self.spec.cameras if images else ()
+        frames = {c: self._gather(self._seen[c][rows] if c in self._seen else rows, lambda s, r, c=c: s.frames(c, r)) for c in cameras}
         features = None
         if (cached := self._features) is not None:
             features = self._gather(rows, lambda s, r: cached[self.stores.index(s)][r])
-        return to_obs(frames, self._state[rows], features)
+        return Look(frames, self._state[rows], features)
 
     def _gather(self, rows: np.ndarray, read: Callable[[EpisodeStore, np.ndarray], np.ndarray]) -> np.ndarray:
         """Row-aligned data of all stores, (B, T) -> (B, T, ...); one read for each store."""
@@ -194,6 +201,28 @@ class Windows:
 
     def _column(self, name: str) -> np.ndarray:
         return np.concatenate([store.lowdim(name) for store in self.stores])
+
+    def _delayed(self, camera: str, delay: float) -> np.ndarray:
+        """For each row the row whose frame of this camera a robot with this delay [s] would be shown."""
+        if camera not in self.spec.cameras:
+            raise UserError(f"latency_s: no camera {camera!r}; valid: {', '.join(self.spec.cameras)}")
+        time = self._column("time")
+        taken = np.concatenate([s.lowdim(f"image_time/{camera}") if s.version > 1 else s.lowdim("time") for s in self.stores])
+        shown = np.arange(len(time))
+        for first in np.unique(self._first):
+            rows = slice(first, self._last[first] + 1)
+            newest = np.searchsorted(taken[rows], time[rows] - delay, side="right") - 1
+            shown[rows] = first + np.clip(newest, 0, rows.stop - first - 1)
+        return shown
+
+    def _hold(self, cache_mb: float, folder: Path | None) -> None:
+        """Frames of the first rows, store after store, as far as the ceiling goes: any row is as likely as any other to be asked for."""
+        row_bytes = sum(height * width * 3 for height, width in self.spec.cameras.values())
+        room = int(cache_mb * 1e6 // row_bytes) if row_bytes else 0
+        for store in self.stores:
+            for camera in self.spec.cameras:
+                store.hold_frames(camera, min(room, store.rows), folder)
+            room -= min(room, store.rows)
 
 
 def _states(store: EpisodeStore, spec: RobotSpec) -> np.ndarray:
@@ -223,15 +252,3 @@ def _ends(last: np.ndarray, terminal: np.ndarray) -> np.ndarray:
     rows = np.arange(len(terminal))
     following = np.minimum.accumulate(np.where(terminal, rows, len(rows))[::-1])[::-1]
     return np.minimum(following, last)
-
-
-def _check_fits(observation: Observation, spec: RobotSpec) -> None:
-    for field, expected, got in (("cameras", spec.cameras, observation.images), ("state", spec.state, observation.state)):
-        if missing := [name for name in expected if name not in got]:
-            raise UserError(f"{field}: the robot does not show {missing[0]!r}; the policy needs {', '.join(expected)}")
-    for name, size in spec.cameras.items():
-        if (shape := observation.images[name].shape) != (*size, 3):
-            raise UserError(f"cameras: {name} is {shape} [px]; the policy needs {(*size, 3)}")
-    for name, part in spec.state.items():
-        if (shape := np.shape(observation.state[name])) != (part.dim,):
-            raise UserError(f"state: {name} is {shape}; the policy needs {(part.dim,)}")

@@ -26,6 +26,7 @@ from robolearn.core.errors import UserError
 from robolearn.core.run import Run, read_metrics
 from robolearn.core.types import Batch, concat
 from robolearn.data.store import EpisodeStore
+from robolearn.data.tensors import to_batch
 from robolearn.data.windows import Windows, split
 from robolearn.experiments.evaluate import check_fits
 from robolearn.experiments.finetune_config import Config, check
@@ -71,7 +72,7 @@ class Mixture:
         return concat(self._draw(self.old, self.size - new), self._draw(self.new, new))
 
     def _draw(self, windows: Windows, count: int) -> Batch:
-        return windows.batch(self.rng.integers(len(windows), size=count))
+        return to_batch(windows.read(self.rng.integers(len(windows), size=count)))
 
 
 def run(config: Config) -> dict:
@@ -156,7 +157,7 @@ class Session:
                     metrics = self.learner.update_model(self.mixture.draw())
                     if step % 50 == 0 or step == config.pretrain_updates - 1:
                         self.record.log(kind="pretrain", update=step, **metrics)
-                self.learner.calibrate(self.held_out.batch(np.arange(len(self.held_out))))
+                self.learner.calibrate(to_batch(self.held_out.read(np.arange(len(self.held_out)))))
             self.pretrained = True
             self._save()
 
@@ -198,7 +199,7 @@ class Session:
             self.examples.new = self._windows(online, won) if len(won) else None
             model = [self.learner.update_model(self.mixture.draw()) for _ in range(config.model_updates)]
             policy = [self.learner.update_policy(self.examples.draw()) for _ in range(config.policy_updates)]
-            self.learner.calibrate(self.held_out.batch(np.arange(len(self.held_out))))
+            self.learner.calibrate(to_batch(self.held_out.read(np.arange(len(self.held_out)))))
         row = {name: meta[name] for name in _LOGGED}
         self.flown.append(row)
         self.episodes += 1

@@ -18,6 +18,8 @@ from robolearn.core.run import Run
 from robolearn.core.types import Batch, Metrics
 from robolearn.data.loader import Batches
 from robolearn.data.store import EpisodeStore
+from robolearn.data.sampling import Sampler
+from robolearn.data.tensors import to_batch
 from robolearn.data.windows import Windows, split
 from robolearn.experiments.vision import cache_features, give_weights
 from robolearn.learners.fit import fit
@@ -152,7 +154,7 @@ class Training:
                 episodes=episodes,
                 features_key=key,
                 images=key is None and bool(policy.spec.cameras),
-                ram_limit_mb=2000,
+                cache_mb=2000,
             )
             if len(episodes[0])
             else None
@@ -163,7 +165,7 @@ class Training:
         features = None if key is None else np.asarray(store.features(key))
         policy.fit_normalizers(self.windows.lowdim("state"), self.windows.lowdim("action"), features)
         self.learner = Imitation(policy, config.imitation)
-        self.batches = Batches(self.windows, config.batch_size, rng, self.device)
+        self.batches = Batches(self.windows, Sampler(len(self.windows), config.batch_size, rng), self.device)
         self.steps, self.seconds = 0, 0.0
         self._state_path, self._saved = config.out / "training.pt", 0.0
         self._recent: list[Metrics] = []
@@ -193,7 +195,7 @@ class Training:
             return {}
         policy.seed(self.config.seed)
         rows = np.linspace(0, len(self.held_out) - 1, min(len(self.held_out), 256)).astype(np.int64)
-        batch = self.held_out.batch(rows).to(self.device)
+        batch = to_batch(self.held_out.read(rows)).to(self.device)
         with torch.no_grad():
             loss = policy.eval().loss(batch)[1]["loss"]
             return {"val_loss": loss, "val_action_error": _action_error(policy, batch)}

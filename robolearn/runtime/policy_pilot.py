@@ -11,7 +11,7 @@ import torch
 
 from hardware.types import Command, Observation, Source
 from robolearn.core.types import Policy
-from robolearn.data.windows import observation_window
+from robolearn.data.tensors import observation_window
 from robolearn.runtime.chunk import ChunkRunner
 
 

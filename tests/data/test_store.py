@@ -13,7 +13,7 @@ from robolearn.data.store import EpisodeStore
 
 @pytest.fixture
 def store(tmp_path, spec):
-    with EpisodeStore.create(tmp_path / "d.zarr", spec, {"by": "test"}, shard_rows=32) as store:
+    with EpisodeStore.create(tmp_path / "d.zarr", spec, {"by": "test"}) as store:
         yield store
 
 
@@ -22,21 +22,21 @@ def files(store: EpisodeStore) -> set[str]:
 
 
 def test_what_goes_in_comes_out_bit_for_bit(store, spec, make_episode, assert_same):
-    episodes = [make_episode(rows, seed, success=seed % 2 == 0) for seed, rows in enumerate((1, 31, 32, 33, 100))]
+    episodes = [make_episode(rows, seed, success=seed % 2 == 0) for seed, rows in enumerate((1, 255, 256, 257, 300))]
     assert [store.append(episode) for episode in episodes] == [0, 1, 2, 3, 4]
     opened = EpisodeStore.open(store.path)
     assert opened.spec == spec
     assert opened.provenance == {"by": "test"}
-    assert len(opened) == 5 and opened.rows == 197
-    assert [opened.length(i) for i in range(5)] == [1, 31, 32, 33, 100]
-    assert opened.starts.tolist() == [0, 1, 32, 64, 97]
+    assert len(opened) == 5 and opened.rows == 1069
+    assert [opened.length(i) for i in range(5)] == [1, 255, 256, 257, 300]
+    assert opened.starts.tolist() == [0, 1, 256, 512, 769]
     for i, episode in enumerate(episodes):
         assert_same(opened.read(i), episode)
         assert opened.meta(i)["success"] is (i % 2 == 0)
     part = opened.read(4, 30, 40)
     np.testing.assert_array_equal(part.images["front"], episodes[4].images["front"][30:40])
     np.testing.assert_array_equal(part.time, episodes[4].time[30:40])
-    assert len(opened.read(4, 90)) == 10
+    assert len(opened.read(4, 290)) == 10
 
 
 def test_rows_are_one_compact_sequence(store, make_episode):
@@ -85,9 +85,9 @@ def test_plain_zarr_reads_it_as_the_format_says(store, make_episode):
     for episode in episodes:
         store.append(episode)
     group = zarr.open_group(str(store.path), mode="r")
-    assert group.attrs["format"] == "robolearn" and group.attrs["format_version"] == 1
+    assert group.attrs["format"] == "robolearn" and group.attrs["format_version"] == 2
     lines = [json.loads(line) for line in (store.path / "episodes.jsonl").read_text().splitlines()]
-    assert [(line["start"], line["length"]) for line in lines] == [(0, 40), (64, 7)]  # each at a shard's first row
+    assert [(line["start"], line["length"]) for line in lines] == [(0, 40), (256, 7)]  # each at a shard's first row
     for line, episode in zip(lines, episodes, strict=True):
         rows = slice(line["start"], line["start"] + line["length"])
         np.testing.assert_array_equal(group["images/front"][rows], episode.images["front"])
@@ -150,11 +150,11 @@ def test_open_says_what_is_wrong(store, tmp_path, make_episode):
     store.append(make_episode(3))
     path = store.path / "zarr.json"
     whole = path.read_text()
-    path.write_text(whole.replace('"format_version": 1', '"format_version": 7'))
-    with pytest.raises(UserError, match="format_version 7; this robolearn reads version 1"):
+    path.write_text(whole.replace('"format_version": 2', '"format_version": 7'))
+    with pytest.raises(UserError, match="format_version 7; this robolearn reads versions 1, 2"):
         EpisodeStore.open(store.path)
     path.write_text(whole.replace('"action_mode"', '"mode"'))
-    with pytest.raises(UserError, match="damaged store: 'action_mode'"):
+    with pytest.raises(UserError, match="damaged store: no 'action_mode'"):
         EpisodeStore.open(store.path)
     path.write_text(whole)
     journal = store.path / "episodes.jsonl"
@@ -163,7 +163,7 @@ def test_open_says_what_is_wrong(store, tmp_path, make_episode):
     with pytest.raises(UserError, match="damaged store: episodes.jsonl: line 1 is damaged"):
         EpisodeStore.open(store.path)
     journal.write_bytes(line.replace(b'"start": 0', b'"start": 3200'))
-    with pytest.raises(UserError, match="has 32 rows, fewer than episodes.jsonl counts"):
+    with pytest.raises(UserError, match="has 256 rows, fewer than episodes.jsonl counts"):
         EpisodeStore.open(store.path)
 
 
@@ -201,7 +201,7 @@ def test_one_writer_many_readers(store, make_episode, assert_same):
 def test_a_full_disk_is_seen_before_anything_is_written(store, make_episode, monkeypatch):
     before = files(store)
     usage = type("usage", (), {"free": 1_100_000})
-    monkeypatch.setattr("robolearn.data.store.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("robolearn.data.writing.shutil.disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"disk full: the episode needs up to 1\.4 MB, 1\.1 MB are free"):
         store.append(make_episode(400))
     assert files(store) == before

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from robolearn.core.errors import UserError
+from robolearn.data.sampling import Sampler
 from robolearn.data.store import EpisodeStore
+from robolearn.data.tensors import to_batch
 from robolearn.data.windows import Windows, restrict, split
 
 LENGTHS = (5, 1, 40)
@@ -20,7 +22,7 @@ def episodes(make_episode):
 
 @pytest.fixture
 def store(tmp_path, spec, episodes):
-    with EpisodeStore.create(tmp_path / "d.zarr", spec, shard_rows=32) as store:
+    with EpisodeStore.create(tmp_path / "d.zarr", spec) as store:
         for episode in episodes:
             store.append(episode)
     return EpisodeStore.open(store.path)
@@ -35,7 +37,7 @@ def test_every_window_is_what_a_loop_over_the_episode_would_take(store, episodes
     history, horizon = 3, 4
     windows = Windows(store, history, horizon)
     assert len(windows) == 46
-    batch = windows.batch(np.arange(46))
+    batch = to_batch(windows.read(np.arange(46)))
     assert batch.reward is None and batch.future is None and batch.obs.features is None
     for i, (e, t) in enumerate(located()):
         episode = episodes[e]
@@ -54,7 +56,7 @@ def test_future_is_the_observation_after_each_action_and_its_mask_tells_the_trut
     features = np.arange(46 * 2, dtype=np.float32).reshape(46, 2)
     store.write_features("net", features)
     windows = Windows(store, 2, horizon, images=False, features_key="net", future=True)
-    batch = windows.batch(np.arange(46))
+    batch = to_batch(windows.read(np.arange(46)))
     assert batch.obs.images == {} and batch.future.images == {}
     for i, (e, t) in enumerate(located()):
         episode = episodes[e]
@@ -79,23 +81,23 @@ def test_nothing_follows_a_terminal_row_even_where_the_log_goes_on(tmp_path, spe
     episode.terminal[2] = True
     with EpisodeStore.create(tmp_path / "t.zarr", spec) as store:
         store.append(episode)
-        batch = Windows(store, 1, 3, images=False, future=True).batch(np.arange(6))
+        batch = to_batch(Windows(store, 1, 3, images=False, future=True).read(np.arange(6)))
     expected = [[1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]]
     assert batch.future_mask.int().tolist() == expected
 
 
 def test_future_images_where_asked_for(store, episodes):
-    batch = Windows(store, 1, 2, cameras=("wrist",), future=True, future_images=True).batch(np.array([0]))
+    batch = to_batch(Windows(store, 1, 2, cameras=("wrist",), future=True, future_images=True).read(np.array([0])))
     np.testing.assert_array_equal(batch.future.images["wrist"][0], episodes[0].images["wrist"][1:3].transpose(0, 3, 1, 2))
 
 
 def test_a_choice_of_inputs(store, spec, episodes):
     windows = Windows(store, 1, 1, cameras=("wrist",), state_keys=("grip",))
     assert windows.spec == restrict(spec, ("wrist",), ("grip",))
-    batch = windows.batch(np.array([7]))
+    batch = to_batch(windows.read(np.array([7])))
     assert list(batch.obs.images) == ["wrist"] and batch.obs.state.shape == (1, 1, 1)
     np.testing.assert_array_equal(windows.lowdim("state"), store.lowdim("state/grip"))
-    assert Windows(store, 2, 1, cameras=(), state_keys=()).batch(np.array([7])).obs.state.shape == (1, 2, 0)
+    assert to_batch(Windows(store, 2, 1, cameras=(), state_keys=()).read(np.array([7]))).obs.state.shape == (1, 2, 0)
     with pytest.raises(UserError, match="cameras: 'left' is not in the data of test arm; valid: front, wrist"):
         restrict(spec, ("left",))
     with pytest.raises(UserError, match="state: 'speed' .* valid: q, grip"):
@@ -106,7 +108,7 @@ def test_a_choice_of_episodes(store, episodes):
     good = Windows(store, 1, 1, episodes=lambda meta: meta["success"], images=False)
     assert len(good) == 41
     np.testing.assert_array_equal(good.lowdim("action"), np.concatenate([episodes[1].action, episodes[2].action]))
-    np.testing.assert_array_equal(good.batch(np.array([0])).action[0], episodes[1].action)
+    np.testing.assert_array_equal(to_batch(good.read(np.array([0]))).action[0], episodes[1].action)
     assert len(Windows(store, 1, 1, episodes=[[0, 1]])) == 6
     with pytest.raises(UserError, match="no episode to learn from"):
         Windows(store, 1, 1, episodes=lambda meta: False)
@@ -128,13 +130,12 @@ def test_several_stores_are_one(tmp_path, store, spec, make_episode):
         other.append(other_episode)
     both = Windows([store, other], 2, 3)
     assert len(both) == 55
-    batch = both.batch(np.array([54, 3, 46, 0]))
-    alone = Windows(store, 2, 3).batch(np.array([3, 0]))
+    batch = to_batch(both.read(np.array([54, 3, 46, 0])))
+    alone = to_batch(Windows(store, 2, 3).read(np.array([3, 0])))
     np.testing.assert_array_equal(batch.obs.images["front"][[1, 3]], alone.obs.images["front"])
     np.testing.assert_array_equal(batch.obs.images["front"][2, 1], other_episode.images["front"][0].transpose(2, 0, 1))
     np.testing.assert_array_equal(batch.action[0], np.repeat(other_episode.action[8:], 3, 0))
-    weights = both.weights(mix=(0.5, 0.5))
-    assert weights[46:].sum() == pytest.approx(0.5) and weights.sum() == pytest.approx(1)
+    assert [group.tolist() for group in both.groups()] == [list(range(46)), list(range(46, 55))]
     with (
         EpisodeStore.create(tmp_path / "s.zarr", replace(spec, rate_hz=5.0)) as slow,
         pytest.raises(UserError, match="rate_hz: 20.0 != 5.0"),
@@ -151,14 +152,72 @@ def test_weights_by_episode(store):
 
 def test_frames_in_ram_are_the_frames_on_disk(store):
     indices = np.array([0, 44, 5, 6, 6])
-    on_disk = Windows(store, 3, 2).batch(indices)
+    on_disk = to_batch(Windows(store, 3, 2).read(indices))
     assert not store._held
-    in_ram = Windows(store, 3, 2, ram_limit_mb=1).batch(indices)
+    in_ram = to_batch(Windows(store, 3, 2, cache_mb=1).read(indices))
     assert set(store._held) == {"front", "wrist"}
     for camera in ("front", "wrist"):
         assert torch.equal(on_disk.obs.images[camera], in_ram.obs.images[camera])
 
 
-def test_a_ceiling_too_low_holds_nothing(store):
-    Windows(store, 3, 2, ram_limit_mb=0.01)
-    assert not store._held
+def test_a_ceiling_holds_what_fits_and_reads_the_rest(store):
+    row = sum(h * w * 3 for h, w in store.spec.cameras.values())
+    indices = np.array([0, 44, 9, 10, 11, 3])
+    expected = Windows(store, 2, 1).read(indices)
+    partly = Windows(store, 2, 1, cache_mb=10.5 * row / 1e6).read(indices)
+    assert {name: len(frames) for name, frames in store._held.items()} == {"front": 10, "wrist": 10}
+    for camera in store.spec.cameras:
+        np.testing.assert_array_equal(partly.obs.images[camera], expected.obs.images[camera])
+
+
+def test_a_decoded_file_is_shared_and_found_again(store, tmp_path, monkeypatch):
+    expected = store.frames("front", np.arange(46))
+    folder = tmp_path / "cache"
+    for _ in range(2):
+        opened = EpisodeStore.open(store.path)
+        Windows(opened, 1, 1, cache_mb=1, cache_folder=folder)
+        assert isinstance(opened._held["front"], np.memmap)
+        np.testing.assert_array_equal(opened.frames("front", np.arange(46)), expected)
+        assert len(list(folder.iterdir())) == 2  # one for each camera
+    monkeypatch.setattr("robolearn.data.features.shutil.disk_usage", lambda path: type("usage", (), {"free": 1000}))
+    with pytest.raises(UserError, match="disk full: 0.0 MB are needed"):
+        Windows(EpisodeStore.open(store.path), 1, 1, cache_mb=1, cache_folder=tmp_path / "small")
+    assert list((tmp_path / "small").iterdir()) == []
+
+
+def test_a_stride_skips_rows_in_history_and_chunk(store, episodes):
+    window = Windows(store, 3, 3, stride=4, images=False).read([21])
+    first = 6  # the third episode's first row
+    np.testing.assert_array_equal(window.action[0], episodes[2].action[[15, 19, 23]])
+    np.testing.assert_array_equal(window.obs.state[0, :, :2], episodes[2].state["q"][[7, 11, 15]])
+    start = Windows(store, 3, 3, stride=4, images=False).read([first + 1])
+    np.testing.assert_array_equal(start.obs.state[0, :, :2], episodes[2].state["q"][[0, 0, 1]])
+    with pytest.raises(ValueError, match="stride 1 with future"):
+        Windows(store, 1, 1, stride=2, future=True)
+
+
+def test_latency_shows_the_frame_a_slower_camera_would_have_shown(tmp_path, spec, make_episode):
+    episode = make_episode(30)
+    taken = episode.time - 0.003  # the wrist camera's own stamps
+    taken[10] = taken[9]  # and one frame that came twice
+    with EpisodeStore.create(tmp_path / "late.zarr", spec) as late:
+        late.append(replace(episode, image_time={"wrist": taken}))
+    windows = Windows(late, 1, 1, latency_s={"wrist": 0.1, "front": -0.05})
+    rows = np.arange(30)
+    seen = windows.read(rows).obs.images
+    wrist = [max(np.flatnonzero(taken <= now - 0.1), default=0) for now in episode.time]
+    front = [max(np.flatnonzero(episode.time <= now + 0.05), default=0) for now in episode.time]
+    np.testing.assert_array_equal(seen["wrist"][:, 0], episode.images["wrist"][wrist])
+    np.testing.assert_array_equal(seen["front"][:, 0], episode.images["front"][front])
+    with pytest.raises(UserError, match="latency_s: no camera 'left'; valid: front, wrist"):
+        Windows(late, 1, 1, latency_s={"left": 0.1})
+
+
+def test_torchs_own_loader_reads_a_batch_at_a_time(store):
+    sampler = Sampler(46, 8, np.random.default_rng(0))
+    order = [next(sampler) for _ in range(4)]
+    windows = Windows(store, 2, 3)
+    loader = torch.utils.data.DataLoader(windows, batch_sampler=order, collate_fn=to_batch, num_workers=2)  # pyright: ignore
+    for batch, indices in zip(loader, order, strict=True):
+        assert torch.equal(batch.action, to_batch(windows.read(indices)).action)
+        assert torch.equal(batch.obs.images["front"], to_batch(windows.read(indices)).obs.images["front"])

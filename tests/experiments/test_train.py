@@ -16,6 +16,7 @@ from robolearn.cli import parse
 from robolearn.core.checkpoint import load_policy, load_state, read_header
 from robolearn.core.errors import UserError
 from robolearn.data.store import EpisodeStore
+from robolearn.data.tensors import to_batch
 from robolearn.data.windows import Windows
 from robolearn.experiments import train
 from robolearn.experiments.train import Config, run
@@ -66,7 +67,7 @@ def result(config: Config) -> dict:
 
 
 def obs(config: Config, policy):
-    return Windows(EpisodeStore.open(config.data), policy.history, policy.horizon).batch(np.arange(3)).obs
+    return to_batch(Windows(EpisodeStore.open(config.data), policy.history, policy.horizon).read(np.arange(3))).obs
 
 
 def actions(config: Config) -> torch.Tensor:
@@ -116,7 +117,7 @@ def test_frozen_features_are_cached_and_are_what_the_policy_sees_at_run_time(con
     key = train.cache_features(store, policy.encoder, policy.config.encoder)  # nothing left to do: the same key
     assert store.has_features(key)
     windows = Windows(store, policy.history, policy.horizon, features_key=key)
-    batch = windows.batch(np.array([0, 7, 20]))
+    batch = to_batch(windows.read(np.array([0, 7, 20])))
     with torch.no_grad():
         live = policy.encoder(batch.obs.images)
     assert torch.allclose(batch.obs.features, live, atol=1e-5)

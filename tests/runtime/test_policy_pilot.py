@@ -7,7 +7,7 @@ import torch
 from hardware.testing import PilotContract
 from hardware.types import ArraySpec, Observation, RobotSpec, Source
 from robolearn.core.types import Policy
-from robolearn.data.windows import observation_window
+from robolearn.data.tensors import observation_window
 from robolearn.runtime.policy_pilot import PolicyPilot
 
 JOINTS = ArraySpec(("a", "b"), ("rad", "rad"), (-1.0, -1.0), (1.0, 1.0))

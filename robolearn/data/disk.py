@@ -1,0 +1,106 @@
+"""Every byte of a dataset goes to the disk through these few calls, so that one test can cut each of them short."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+Parts = Iterable[bytes | memoryview]
+
+
+def write(path: Path, parts: Parts) -> None:
+    """A whole file, on the disk when this returns. Its folder is the caller's to sync."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        write_all(descriptor, b"".join(parts))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """A whole file in place of another: a reader, a crash or a full disk meets the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        write(temporary, [data])
+        os.rename(temporary, path)
+    except OSError:
+        remove(temporary)
+        raise
+    sync_folder(path.parent)
+
+
+def append(path: Path, at: int, data: bytes) -> None:
+    """`data` from byte `at` on, on the disk when this returns; what stood beyond `at` (a torn line) goes. OSError: as it was."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, at)
+        os.lseek(descriptor, at, os.SEEK_SET)
+        try:
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, at)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """os.write may take less than it was given."""
+    rest = memoryview(data)
+    while len(rest):
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def link(source: Path, target: Path) -> None:
+    """The same content under a second name; by a copy where the file system knows no links."""
+    remove(target)
+    try:
+        os.link(source, target)
+    except OSError:
+        write(target, [source.read_bytes()])
+
+
+def open_append(path: Path) -> int:
+    """A descriptor whose writes go to the end of the file, made where it is missing."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+
+
+def sync(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def rename(source: Path, target: Path) -> None:
+    os.rename(source, target)
+
+
+def make_folder(path: Path) -> None:
+    """FileExistsError where it exists."""
+    os.mkdir(path)
+
+
+def remove_folder(path: Path) -> None:
+    os.rmdir(path)
+
+
+def remove(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in it survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Everything below `path`."""
+    for folder, _, _ in os.walk(path, topdown=False):
+        sync_folder(Path(folder))
