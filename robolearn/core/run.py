@@ -24,7 +24,7 @@ from robolearn.core.files import append_line, free_mib, require_free, write_atom
 
 __all__ = ["Run", "free_mib", "read_metrics", "require_free"]
 
-_HOW = ("out", "overwrite")  # fields about the folder itself: two runs that differ only here are the same run
+_HOW = ("out", "overwrite", "recover")  # fields about the folder itself: two runs that differ only here are the same run
 _PACKAGES = ("robolearn", "torch", "mujoco", "robosuite", "numpy", "zarr", "diffusers")
 
 

@@ -44,7 +44,7 @@ class Recorder:
         folder: Path,
         spec: RobotSpec,
         columns: Mapping[str, Column],
-        commit: Callable[[Path, Mapping[str, Any]], int],
+        commit: Callable[[Path, Mapping[str, Any], bool | None], int],
         buffer_mb: float | int,
     ) -> None:
         """Not for callers: use EpisodeStore.record."""
@@ -108,14 +108,17 @@ class Recorder:
         """Why nothing is written any more (a full disk, say); None while all is well."""
         return None if self._output.error is None else (self._output.error.strerror or str(self._output.error))
 
-    def finish(self, meta: Mapping[str, Any]) -> int:
-        """Write out the rest, make it an episode, return its index. UserError: the disk is full; what is there can be recovered."""
+    def finish(self, meta: Mapping[str, Any], terminal: bool | None = None) -> int:
+        """Write out the rest, make it an episode, return its index. UserError: the disk is full; what is there can be recovered.
+
+        terminal: of the last row, where only the end tells (an operator's word); None: as it was added.
+        """
         json.dumps(to_json(dict(meta)))  # TypeError now, not when the rows are on the disk
         self._stop()
         if self._output.error is not None:
             raise UserError(f"{self._keep()}: {self.trouble}: the recording stopped there; what it has is kept for EpisodeStore.recover")
         more = {"dropped_rows": self.dropped} if self.dropped else {}
-        return self._commit(self.folder, {**meta, **more})
+        return self._commit(self.folder, {**meta, **more}, terminal)
 
     def discard(self) -> None:
         """Forget this episode."""

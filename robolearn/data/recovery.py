@@ -36,8 +36,8 @@ def part_name(camera: int, file: int) -> str:
     return f"{camera}.{file}.part"
 
 
-def commit(writer: Writer, folder: Path, meta: Mapping[str, Any]) -> None:
-    """Make a recording an episode, and remove its folder. Killed anywhere, it can be called again: it ends the same.
+def commit(writer: Writer, folder: Path, meta: Mapping[str, Any], terminal: bool | None = None) -> None:
+    """Make a recording an episode, and remove its folder; `terminal`, where given, is that of its last row. Killed anywhere, it can be called again: it ends the same.
 
     UserError: not one complete row, or a full disk; the folder is kept.
     """
@@ -51,6 +51,8 @@ def commit(writer: Writer, folder: Path, meta: Mapping[str, Any]) -> None:
     identity, spec, written = log.identity, writer.spec, []
     line: dict[str, Any] = {"start": writer.first_row(), "length": len(log.rows), "meta": to_json(dict(meta)), "recording": identity}
     rows = log.rows.copy()
+    if terminal is not None:
+        rows["terminal"][-1] = terminal
     line["image_time"] = [name for name in spec.cameras if np.isfinite(rows[f"image_time/{name}"]).all()]
     for name in set(spec.cameras) - set(line["image_time"]):
         rows[f"image_time/{name}"] = rows["time"]

@@ -184,7 +184,7 @@ class EpisodeStore:
 
         UserError: not one row is complete.
         """
-        return self._commit(unfinished, {"success": None, "interrupted": True, **(meta or {})})
+        return self._commit(unfinished, {"success": None, "interrupted": True, **(meta or {})}, None)
 
     # Rows -------------------------------------------------------------------------------------------------------------
 
@@ -265,9 +265,9 @@ class EpisodeStore:
             raise UserError(f"{self.url}: opened for reading; open it with mode 'a' to append")
         return self._writer
 
-    def _commit(self, recording: Path, meta: Mapping[str, Any]) -> int:
+    def _commit(self, recording: Path, meta: Mapping[str, Any], terminal: bool | None) -> int:
         """Turn what a recorder wrote into an episode."""
-        commit(self._writing(), recording, meta)
+        commit(self._writing(), recording, meta, terminal)
         self._index()
         return len(self) - 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +62,8 @@ class Config:
     leader: LeaderConfig = LeaderConfig()
     view_port: int | None = 8642
     """Show a person the cameras at http://127.0.0.1:PORT; 0: any free port, None: no view."""
+    recover: bool = False
+    """First append what is complete of recordings that were cut off (a crash, Ctrl-C, kill -9)."""
     overwrite: bool = False
     """Discard what another config left in `out`."""
 
@@ -82,6 +84,7 @@ def run(config: Config) -> None:
         stack.enter_context(folder)
         require_free(config.out, _MIB_PER_EPISODE * min(config.episodes, 8))
         store = stack.enter_context(_store(config, robot, task))
+        _unfinished(config, store, task, console)
         complete = _record(config, robot, pilot_for, task, store, folder, console)
         lengths, won = store.lengths, [store.meta(i)["success"] for i in range(len(store))]
         if complete:
@@ -104,18 +107,19 @@ def _record(
                 if step.index % 5 == 0:
                     progress.update(bar, state=f"row {step.index}, reward {step.outcome.reward:.2f}")
 
-            episode = rollout(robot, pilot_for(index), task, np.random.default_rng([config.seed, index]), on_step)
-            if episode.meta["verdict"] == "quit":
-                return False
-            if episode.meta["verdict"] == "discard":
-                progress.update(bar, state="discarded")
-                continue
-            meta = {**episode.meta, "operator": config.pilot, "seed": [config.seed, index], "instruction": task.instruction}
-            store.append(replace(episode, meta=meta))
+            with store.record() as recording:  # discarded unless it is finished; kept if the loop fails
+                episode = rollout(robot, pilot_for(index), task, np.random.default_rng([config.seed, index]), on_step, recording)
+                if episode.meta["verdict"] == "quit":
+                    return False
+                if episode.meta["verdict"] == "discard":
+                    progress.update(bar, state="discarded")
+                    continue
+                meta = {**episode.meta, "operator": config.pilot, "seed": [config.seed, index], "instruction": task.instruction}
+                recording.finish(meta, terminal=bool(episode.terminal[-1]))
             row = {name: meta[name] for name in ("success", "return", "length", "interventions", "stopped")}
             folder.log(kind="episode", episode=index, **row)
-            if index < config.videos and episode.images:
-                write_video(episode, config.out / "videos" / f"episode_{index:03d}.mp4", robot.spec.rate_hz, config.pilot)
+            if index < config.videos and robot.spec.cameras:
+                write_video(store[index], config.out / "videos" / f"episode_{index:03d}.mp4", robot.spec.rate_hz, config.pilot)
             progress.update(bar, completed=len(store), state="success" if episode.success else "failure")
     return True
 
@@ -130,6 +134,19 @@ def _store(config: Config, robot: SafeRobot, task: Task) -> EpisodeStore:
         store.close()
         raise UserError(f"{path}: recorded with another robot (store != robot): {'; '.join(differences)}")
     return store
+
+
+def _unfinished(config: Config, store: EpisodeStore, task: Task, console: Console) -> None:
+    """Tell of recordings that were cut off, and append them where asked to."""
+    for left in store.unfinished:
+        if not config.recover:
+            console.print(f"{left}: a recording that was cut off; --recover appends what is complete of it, or delete the folder")
+            continue
+        try:
+            index = store.recover(left, {"task": task.name, "operator": config.pilot, "instruction": task.instruction})
+            console.print(f"{store.url}: episode {index}, {store.length(index)} rows, recovered from a recording that was cut off")
+        except UserError as error:
+            console.print(str(error))
 
 
 def _pilot_for(config: Config, robot: SafeRobot, stack: ExitStack) -> Callable[[int], Pilot]:

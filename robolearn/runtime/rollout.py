@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from hardware.robot import SafeRobot
 from hardware.types import Command, Observation, Pilot
 from robolearn.data.episode import Episode
+from robolearn.data.recorder import Recorder
 from robolearn.tasks import Outcome, Task
 
 
@@ -27,10 +28,18 @@ class Step:
     outcome: Outcome  # judged on the observation after the action took effect
 
 
-def rollout(robot: SafeRobot, pilot: Pilot, task: Task, rng: np.random.Generator, on_step: Callable[[Step], None] | None = None) -> Episode:
+def rollout(
+    robot: SafeRobot,
+    pilot: Pilot,
+    task: Task,
+    rng: np.random.Generator,
+    on_step: Callable[[Step], None] | None = None,
+    recording: Recorder | None = None,
+) -> Episode:
     """One episode, from the task's reset to its end, its time limit, a stop by the governor, or the operator's word.
 
     rng: draws the starting situation. on_step: called after each row. A time limit is a truncation, never terminal.
+    recording: gets every row as it happens; the episode returned then holds no images, however long it is.
     Leaving by any exception, Ctrl-C included, stops the robot first.
     """
     started = time.monotonic()
@@ -46,7 +55,11 @@ def rollout(robot: SafeRobot, pilot: Pilot, task: Task, rng: np.random.Generator
             executed = robot.send(command)
             seen = robot.observe()
             step = Step(len(steps), observation, command, executed, task.judge(robot, seen))
-            steps.append(step)
+            if recording is None:
+                steps.append(step)
+            else:
+                recording.add(**_row(step))
+                steps.append(replace(step, observation=replace(observation, images={})))
             if on_step is not None:
                 on_step(step)
             verdict: str | None = getattr(pilot, "verdict", None)  # an operator may end an episode; a policy never does
@@ -101,6 +114,21 @@ def _episode(steps: list[Step], meta: dict[str, Any]) -> Episode:
             for name in dict.fromkeys(key for c in commands for key in c.notes)
         },
     )
+
+
+def _row(step: Step) -> dict[str, Any]:
+    """One row as Recorder.add takes it."""
+    seen, command = step.observation, step.command
+    return {
+        "time": seen.time,
+        "images": seen.images,
+        "state": seen.state,
+        "action": step.executed,
+        "requested_action": _request(command.action, len(step.executed)),
+        "reward": step.outcome.reward,
+        "terminal": step.outcome.terminal,
+        "source": int(command.source),
+    }
 
 
 def _request(action: np.ndarray, dim: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -178,3 +179,30 @@ def test_a_person_drives_the_simulator_from_a_terminal(tmp_path):
     assert height.min() < height[0] - 0.05 and height[-1] > height.min() + 0.01
     assert gripper[0] == 1 and gripper[-1] == 0
     assert episode.time[-1] - episode.time[0] < time.monotonic() - started + 0.5, "no faster than the world"
+
+
+def test_a_recording_that_was_cut_off_is_told_of_and_recovered_when_asked(tmp_path, capfd):
+    config = Config(out=tmp_path / "run", robot=FAKE, episodes=2, videos=0)
+    run(config)
+    with EpisodeStore.open(tmp_path / "run" / "dataset.zarr", "a") as store:
+        first = store[0]
+        with pytest.raises(KeyboardInterrupt), store.record() as recording:
+            for t in range(3):
+                recording.add(
+                    time=float(first.time[t]),
+                    images={name: frames[t] for name, frames in first.images.items()},
+                    state={name: values[t] for name, values in first.state.items()},
+                    action=first.action[t],
+                    requested_action=first.requested_action[t],
+                    reward=float(first.reward[t]),
+                    terminal=False,
+                    source=int(Source.SCRIPTED),
+                )
+            raise KeyboardInterrupt
+    run(replace(config, episodes=3))
+    assert "--recover appends what is complete" in capfd.readouterr().err
+    run(replace(config, episodes=4, recover=True))
+    assert "episode 3, 3 rows, recovered" in " ".join(capfd.readouterr().err.split())
+    kept = episodes(tmp_path / "run")
+    assert [e.meta.get("interrupted", False) for e in kept] == [False, False, False, True]
+    np.testing.assert_array_equal(kept[3].action, first.action[:3])
