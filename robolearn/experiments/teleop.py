@@ -86,11 +86,11 @@ def run(config: Config) -> None:
         store = stack.enter_context(_store(config, robot, task))
         _unfinished(config, store, task, console)
         complete = _record(config, robot, pilot_for, task, store, folder, console)
-        lengths, won = store.lengths, [store.meta(i)["success"] for i in range(len(store))]
+        lengths, won = store.lengths, [store.meta(i).get("success") for i in range(len(store))]
         if complete:
-            folder.finish(episodes=len(won), rows=int(lengths.sum()), successes=sum(won), pilot=config.pilot, task=task.name)
+            folder.finish(episodes=len(won), rows=int(lengths.sum()), successes=won.count(True), pilot=config.pilot, task=task.name)
     ending = "" if complete else "; quit before the end, the same command continues"
-    console.print(f"{config.out}: {len(won)} {config.pilot} episodes, {sum(won)} successful, {int(lengths.sum())} rows{ending}")
+    console.print(f"{config.out}: {len(won)} {config.pilot} episodes, {won.count(True)} successful, {int(lengths.sum())} rows{ending}")
 
 
 def _record(
