@@ -20,6 +20,8 @@ VERBS = {
     "teleop": "drive a robot and record episodes into a store",
     "ingest": "bring foreign logs into a store",
     "inspect": "check a store and show what it holds",
+    "edit": "make a new store of what is wanted of others",
+    "export": "write a store in another project's format",
     "train": "learn a policy from a store",
     "evaluate": "measure a policy's success rate, with an interval and videos",
     "finetune": "improve a policy online, safely, with a world model and a planner",

@@ -38,12 +38,13 @@ class Files(Protocol):
 
 def open_files(place: str | Path) -> Files:
     """A folder's path or a URL. UserError: a scheme that is not read here."""
-    scheme = urlsplit(str(place)).scheme if "://" in str(place) else ""
+    place = re.sub(r"^(\w{2,}):/(?=[^/])", r"\1://", str(place))  # pathlib makes one slash of two
+    scheme = urlsplit(place).scheme if "://" in place else ""
     if not scheme:
         return LocalFiles(Path(place))
     if scheme not in REMOTE:
         raise UserError(f"{place}: scheme {scheme!r}; valid: a path, {', '.join(f'{s}://' for s in REMOTE)}")
-    return RemoteFiles(str(place).rstrip("/"))
+    return RemoteFiles(place.rstrip("/"))
 
 
 class LocalFiles:

@@ -37,9 +37,9 @@ def part_name(camera: int, file: int) -> str:
 
 
 def commit(writer: Writer, folder: Path, meta: Mapping[str, Any], terminal: bool | None = None) -> None:
-    """Make a recording an episode, and remove its folder; `terminal`, where given, is that of its last row. Killed anywhere, it can be called again: it ends the same.
+    """Make a recording an episode, and remove its folder. Killed anywhere, it can be called again: it ends the same.
 
-    UserError: not one complete row, or a full disk; the folder is kept.
+    terminal: of the last row, where it is given. UserError: not one complete row, or a full disk; the folder is kept.
     """
     log = _Log(folder, writer.spec, [writer.columns[f"images/{name}"] for name in writer.spec.cameras])
     if any(line.get("recording") == log.identity for line in writer.journal.lines):  # killed just before the folder went

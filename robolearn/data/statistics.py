@@ -9,10 +9,10 @@ import numpy as np
 
 from hardware.types import ArraySpec, RobotSpec
 from robolearn.data.episode import Episode
+from robolearn.data.footage import Footage, longest_run, watch
+from robolearn.data.motion import at_limits, state_vector, steps_of, still
 from robolearn.data.store import EpisodeStore
 
-IDLE = 1e-3  # of a state's range in the data
-AT_LIMIT = 1e-3  # of the distance between the limits
 QUANTILES = (0.01, 0.5, 0.99)
 
 
@@ -61,7 +61,6 @@ def column_statistics(values: np.ndarray, spec: ArraySpec) -> list[ColumnStatist
         column = column[np.isfinite(column)]
         if not len(column):
             column = np.full(1, np.nan)
-        margin = AT_LIMIT * (high - low) if np.isfinite(high - low) else 0.0
         q01, median, q99 = (float(q) for q in np.quantile(column, QUANTILES))
         found.append(
             ColumnStatistics(
@@ -76,7 +75,7 @@ def column_statistics(values: np.ndarray, spec: ArraySpec) -> list[ColumnStatist
                 float(column.max()),
                 float(column.mean()),
                 float(column.std()),
-                float(((column <= low + margin) | (column >= high - margin)).mean()),
+                float(at_limits(column[:, None], ArraySpec((name,), (unit,), (low,), (high,))).mean()),
             )
         )
     return found
@@ -88,12 +87,15 @@ def state_scale(store: EpisodeStore) -> np.ndarray:
     return np.where(high > low, high - low, np.inf)
 
 
-def episode_statistics(index: int, episode: Episode, spec: RobotSpec, scale: np.ndarray) -> EpisodeStatistics:
-    """scale: see `state_scale`. An episode of one row has no steps: its rate is the spec's, its jitter 0."""
+def episode_statistics(
+    index: int, episode: Episode, spec: RobotSpec, scale: np.ndarray, footage: Mapping[str, Footage] | None = None
+) -> EpisodeStatistics:
+    """scale: see `state_scale`. An episode of one row has no steps: its rate is the spec's, its jitter 0.
+
+    footage: of each camera, where somebody has watched the frames already.
+    """
     steps = np.diff(episode.time)
-    state = np.concatenate([episode.state[name] for name in spec.state], axis=1) if spec.state else np.zeros((len(episode), 0))
-    moved = (np.abs(np.diff(state, axis=0)) / scale).max(axis=1, initial=0.0)
-    same = {name: (frames[1:] == frames[:-1]).all(axis=(1, 2, 3)) for name, frames in episode.images.items()}
+    footage = {name: watch(frames) for name, frames in episode.images.items()} if footage is None else footage
     asked = episode.requested_action
     kinds, counts = np.unique(episode.source, return_counts=True)
     return EpisodeStatistics(
@@ -105,15 +107,9 @@ def episode_statistics(index: int, episode: Episode, spec: RobotSpec, scale: np.
         rate_hz=float(1 / np.median(steps)) if len(steps) else spec.rate_hz,
         jitter_ms=float(1e3 * steps.std()) if len(steps) else 0.0,
         longest_step_ms=float(1e3 * steps.max()) if len(steps) else 0.0,
-        idle=float((moved < IDLE).mean()) if len(steps) else 0.0,
+        idle=float(still(steps_of(state_vector(episode, spec), scale)).mean()) if len(steps) else 0.0,
         overruled=float((~np.isclose(asked, episode.action, rtol=1e-5, atol=1e-6)).any(axis=1).mean()),
-        duplicated={name: float(equal.mean()) if len(equal) else 0.0 for name, equal in same.items()},
-        frozen={name: _longest_run(equal) for name, equal in same.items()},
+        duplicated={name: float(film.same.mean()) if len(steps) else 0.0 for name, film in footage.items()},
+        frozen={name: longest_run(film.same) + 1 for name, film in footage.items()},
         sources={int(kind): int(count) for kind, count in zip(kinds, counts, strict=True)},
     )
-
-
-def _longest_run(equal: np.ndarray) -> int:
-    """Frames in the longest run of frames that show the same: 1 where none repeats."""
-    ends = np.flatnonzero(np.diff(np.concatenate([[False], equal, [False]]).astype(np.int8)))
-    return int((ends[1::2] - ends[::2]).max(initial=0)) + 1

@@ -40,6 +40,7 @@ class EpisodeStore:
         self.version = int(attributes["format_version"])
         self.spec = RobotSpec.from_dict(from_json(attributes["spec"]))
         self.provenance: dict[str, Any] = dict(from_json(attributes["provenance"]))
+        self.calibration: str | None = attributes.get("calibration")
         self._journal = Journal.parse(files.read([JOURNAL])[0] or b"")
         self._columns = self._open_columns()
         self._frames = {name: Frames(files, self._columns[f"images/{name}"], self.version == 1) for name in self.spec.cameras}
@@ -173,6 +174,11 @@ class EpisodeStore:
         """
         writer = self._writing()
         return Recorder(writer.folder_for_recording(), self.spec, self._columns, self._commit, buffer_mb)
+
+    def annotate(self, key: str, value: Any) -> None:
+        """Add one entry to the provenance, or change it; JSON data."""
+        self._writing().annotate({**self.provenance, key: value})
+        self.provenance[key] = from_json(to_json(value))
 
     @property
     def unfinished(self) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import uuid
 import weakref
@@ -35,6 +36,7 @@ from robolearn.data.layout import (
     to_json,
 )
 
+NAME = re.compile(r"\w[\w. -]{0,99}")  # of a camera, state or stream: it becomes a folder
 RECORDING, UNFINISHED = "recording", "unfinished"
 
 
@@ -44,6 +46,11 @@ def create(
     """Lay out an empty store under another name and rename it."""
     if path.exists():
         raise UserError(f"{path}: exists already; choose another name, or open it with mode 'a' to append")
+    for kind, names in (("cameras", spec.cameras), ("state", spec.state), ("streams", spec.streams)):
+        for name in names:
+            if not NAME.fullmatch(name) or name == "zarr.json":
+                valid = "letters, digits, _, and after the first - . and spaces"
+                raise UserError(f"{path}: {kind}: {name!r} cannot be a folder of the store; valid: {valid}")
     chosen = dict.fromkeys(spec.cameras, compression) if isinstance(compression, str) else dict(compression)
     if unknown := set(chosen) - set(spec.cameras):
         raise UserError(f"compression: no camera {sorted(unknown)[0]!r}; valid: {', '.join(spec.cameras) or '(none)'}")
@@ -137,6 +144,15 @@ class Writer:
         disk.append(self.path / JOURNAL, self.journal.size, data)
         self.journal.lines.extend(json.loads(line) for line in data.splitlines())
         self.journal.size += len(data)
+
+    def annotate(self, provenance: Mapping[str, Any]) -> None:
+        """Another provenance, in place of the old one."""
+        group = json.loads((self.path / "zarr.json").read_bytes())
+        group["attributes"]["provenance"] = to_json(dict(provenance))
+        try:
+            disk.replace(self.path / "zarr.json", _json(group))
+        except OSError as error:
+            raise self.failed(error) from error
 
     def failed(self, error: OSError) -> UserError:
         why = "disk full" if error.errno in (28, 122) else error.strerror or str(error)

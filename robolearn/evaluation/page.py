@@ -31,7 +31,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 500; } tbody tr:last-child > * { border-bottom: 0; }
 .n { text-align: right; white-space: nowrap; } th.n { white-space: normal; }
-td small { display: block; line-height: 1.4; }
+td small { display: block; line-height: 1.4; } .numbers td { white-space: nowrap; }
 svg { width: 100%; height: auto; display: block; overflow: visible; }
 .grid { stroke: var(--line); } .tick, .label { font-size: 12px; fill: var(--soft); } .name, .value { font-size: 15px; fill: var(--ink); }
 .value { font-weight: 600; } .band { opacity: .13; } .curve { fill: none; stroke: var(--c); stroke-width: 2.2; stroke-linejoin: round; }
@@ -45,6 +45,15 @@ svg { width: 100%; height: auto; display: block; overflow: visible; }
 .films { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 16px; }
 .films.wide { grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); } figure { margin: 0; }
 video { width: 100%; border-radius: 8px; background: #000; display: block; } figcaption { font-size: 13px; margin-top: 4px; }
+img { display: block; max-width: 100%; border-radius: 6px; } .clip { margin: 8px 0 14px; } .odd { margin: 0 0 16px; }
+.sheet { display: flex; flex-wrap: wrap; gap: 8px; } .sheet figcaption { margin: 0; }
+.multiples { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 14px 18px; }
+.multiples svg { background: color-mix(in srgb, var(--line) 35%, transparent); border-radius: 6px; overflow: hidden; }
+.multiples figcaption { margin: 0 0 3px; line-height: 1.35; overflow-wrap: anywhere; } .multiples b { color: var(--ink); }
+.multiples .curve { stroke-width: 1.6; } .multiples .curve.thin { stroke-width: 1; stroke: var(--ink); opacity: .35; }
+.area { fill: var(--c1); opacity: .75; } .limit { stroke: var(--c2); stroke-width: 1.6; stroke-dasharray: 4 3; } .marks { fill: var(--c5); }
+@media (max-width: 560px) { main { padding: 28px 14px 56px; } h1 { font-size: 26px; overflow-wrap: anywhere; }
+  .card { padding: 14px; } table:has(thead) { min-width: 640px; } }
 pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.55 ui-monospace, Menlo, Consolas, monospace; }
 code { font-family: ui-monospace, Menlo, monospace; }
 details { margin: 8px 0; } summary { cursor: pointer; color: var(--soft); } .tag { font-size: 12px; border: 1px solid var(--line);

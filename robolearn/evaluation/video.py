@@ -43,8 +43,8 @@ def film(episode: Episode, rate_hz: float, label: str = "") -> Iterator[np.ndarr
             yield frame
 
 
-def write_frames(frames: Iterable[np.ndarray], path: Path, rate_hz: float) -> None:
-    """Encode uint8 (H, W, 3) frames; odd sizes lose their last row or column, as yuv420p demands even ones."""
+def write_frames(frames: Iterable[np.ndarray], path: Path, rate_hz: float, preset: str = "medium") -> None:
+    """Encode uint8 (H, W, 3) frames; odd sizes lose their last row or column, as yuv420p demands even ones. preset: x264's."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,8 @@ def write_frames(frames: Iterable[np.ndarray], path: Path, rate_hz: float) -> No
             for frame in frames:
                 height, width = frame.shape[0] // 2 * 2, frame.shape[1] // 2 * 2
                 if stream is None:
-                    stream = container.add_stream("libx264", rate=Fraction(rate_hz).limit_denominator(1000), options={"crf": "26"})
+                    rate, options = Fraction(rate_hz).limit_denominator(1000), {"crf": "26", "preset": preset}
+                    stream = container.add_stream("libx264", rate=rate, options=options)
                     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
                 container.mux(stream.encode(picture))

@@ -1,37 +1,54 @@
-"""Bring foreign logs into a store: recognise the format, read, check, write; all of it or nothing."""
+"""Bring foreign logs into a store: recognise the format, read, map, check, write; all of it or nothing."""
 
 from __future__ import annotations
 
-import operator
-import shutil
+import math
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
-from hardware.types import RobotSpec
-from robolearn.core.errors import UserError
-from robolearn.data.episode import check_episode
-from robolearn.data.formats import locate, read
+from robolearn.core.config import to_dict
+from robolearn.core.errors import UserError, require_at_least
+from robolearn.data.episode import Episode, check_episode
+from robolearn.data.formats import Options, Reader, locate
+from robolearn.data.hub import PREFIX, download
+from robolearn.data.mapping import Map, load_map, read_mapped
+from robolearn.data.selection import episode_numbers
 from robolearn.data.store import EpisodeStore
+from robolearn.experiments.building import SKIPPED, Batches, building, is_complete, progress, record_skipped
+
+SHOWN = 10  # episodes left out that the terminal names; the provenance names all
 
 
 @dataclass(frozen=True)
 class Config:
     """Convert a dataset of another project into a store."""
 
-    path: Path
-    """The file or folder to read, or a folder that holds just one dataset."""
+    path: str
+    """The file or folder to read, a folder that holds just one dataset, or hf://owner/name[@revision] of the Hugging Face Hub."""
     out: Path
     """The store to make, e.g. runs/pusht.zarr."""
     format: str | None = None
-    """Its format: diffusion_policy_zarr, robosuite_hdf5; None: told by content."""
+    """Its format, e.g. lerobot_v3; None: told by content."""
+    rate_hz: float | None = None
+    """Rows per second [Hz]; None: as the map, the files or their format say."""
+    cameras: tuple[str, ...] | None = None
+    """Only these, by the files' names; none after the flag: no image. None: all."""
+    episodes: str | None = None
+    """Only these, by the files' numbers from 0, e.g. 24-33,40. None: all."""
     limit: int | None = None
-    """Read only the first this many episodes; None: all."""
+    """Only the first this many of them; None: all."""
+    map: Path | None = None
+    """YAML: rename, convert and label what is read (docs/ingest-map.md)."""
+    skip_bad: bool = False
+    """Leave out episodes that are damaged or no episodes (NaN, time that stands still), and say which. Otherwise one ends the import."""
+    compression: str = "zstd"
+    """Of images: zstd, jpegxl, jpeg:95, h264:20 ... Only zstd and jpegxl:0 keep every bit."""
     overwrite: bool = False
     """Replace a store that is already at `out`, once the new one is complete."""
     seed: int = 0
@@ -40,67 +57,78 @@ class Config:
 
 def run(config: Config) -> None:
     """Build beside `out`, rename at the end. An error leaves nothing; a killed or interrupted run goes on where it stopped."""
-    where, name = locate(config.path, config.format)
-    if config.limit is not None and config.limit < 1:
-        raise UserError(f"limit: {config.limit} episodes; must be at least 1")
     console = Console(stderr=True)
-    imported = {"from": str(where.absolute()), "format": name, "limit": config.limit, "robolearn": version("robolearn")}
-    if config.out.exists() and not config.overwrite:
-        if EpisodeStore.open(config.out).provenance.get("import") != imported:
-            raise UserError(f"{config.out}: exists and came from elsewhere; choose another --out, or --overwrite it")
+    if config.limit is not None:
+        require_at_least("limit", config.limit, 1, "episodes")
+    if config.rate_hz is not None and not 0 < config.rate_hz < math.inf:
+        raise UserError(f"rate_hz: {config.rate_hz} Hz; expected above 0")
+    mapping, remote = Map() if config.map is None else load_map(config.map), config.path.startswith(PREFIX)
+    path, name = (Path(), config.format) if remote else locate(config.path, config.format)
+    imported = _imported(config, config.path if remote else str(path.absolute()), name, mapping)
+    if is_complete(config.out, "import", imported, config.overwrite):
         console.print(f"{config.out}: already complete", soft_wrap=True)
         return
-    spec, episodes = read(where, name)
-    building = config.out.with_name(f".{config.out.name}.partial")
-    store = _resume(building, spec, {"import": imported})
-    total = operator.length_hint(episodes) or None
-    if config.limit is not None:
-        total = min(total or config.limit, config.limit)
+    provenance: dict[str, Any] = {"import": imported}
+    if remote:
+        path, provenance["commit"] = download(config.path)
+        path, name = locate(path, config.format)
+    options = Options(mapping.rate_hz if config.rate_hz is None else config.rate_hz, config.cameras)
+    with closing(read_mapped(path, name, options, mapping)) as reader:
+        numbers = _numbers(config, len(reader))
+        for note in reader.notes:
+            console.print(Text(f"note: {note}"), soft_wrap=True)
+        provenance["notes"] = list(reader.notes)
+        with building(config.out, reader.spec, provenance, config.compression, config.overwrite) as store:
+            skipped = _fill(store, reader, numbers, config.skip_bad, path, console)
+    for one in skipped[:SHOWN]:
+        console.print(Text(f"left out: episode {one['episode']}: {one['why']}"), soft_wrap=True)
+    if len(skipped) > SHOWN:
+        console.print(f"left out: {len(skipped) - SHOWN} more, named in the store's provenance")
+    console.print(f"{config.out}: {len(store)} episodes, {store.rows} rows", soft_wrap=True)
+
+
+def _imported(config: Config, source: str, format: str | None, mapping: Map) -> dict[str, Any]:
+    """All that decides what the store will hold."""
+    chosen = {name: getattr(config, name) for name in ("rate_hz", "cameras", "episodes") if getattr(config, name) is not None}
+    chosen |= {name: value for name in ("skip_bad", "compression") if (value := getattr(config, name)) != getattr(Config, name)}
+    chosen |= {} if config.map is None else {"map": to_dict(mapping)}
+    return {"from": source, "format": format, "limit": config.limit, "robolearn": version("robolearn"), **chosen}
+
+
+def _numbers(config: Config, total: int) -> list[int]:
+    """Which of the files' episodes, in order."""
+    numbers = list(range(total)) if config.episodes is None else episode_numbers("episodes", config.episodes, total)
+    return numbers[: config.limit]
+
+
+def _fill(store: EpisodeStore, reader: Reader, numbers: list[int], skip_bad: bool, path: Path, console: Console) -> list[dict[str, Any]]:
+    """Store what is missing of these episodes; those that were left out, and why."""
+    skipped, batches = list(store.provenance.get(SKIPPED, [])), Batches(store)
+    with progress(console) as bar:
+        done = len(store) + len(skipped)  # before an interruption
+        task = bar.add_task(path.name, total=len(numbers), completed=done)
+        for number in numbers[done:]:
+            try:
+                episode = _checked(reader, number, path)
+            except UserError as error:
+                if not skip_bad:
+                    raise UserError(f"{error}; --skip-bad leaves such episodes out") from error
+                skipped.append({"episode": number, "why": str(error).removeprefix(f"{path}: ").removeprefix(f"episode {number}: ")})
+                batches.flush()  # what is stored and what is skipped together say where to go on
+                record_skipped(store, skipped)
+            else:
+                batches.add(episode)
+            bar.advance(task)
+        batches.flush()
+    if not len(store):
+        raise UserError(f"{path}: none of its {len(numbers)} episodes can be stored; episode {skipped[0]['episode']}: {skipped[0]['why']}")
+    return skipped
+
+
+def _checked(reader: Reader, number: int, path: Path) -> Episode:
+    episode = reader[number]
     try:
-        with store, _progress(console) as progress:
-            task = progress.add_task(f"{where.name} ({name})", total=total, completed=len(store))
-            for number, episode in enumerate(islice(episodes, config.limit)):
-                if number < len(store):
-                    continue  # stored before the interruption
-                try:
-                    check_episode(episode, spec)
-                except ValueError as error:
-                    raise UserError(f"{where}: episode {number}: {str(error).removeprefix('episode: ')}") from error
-                store.append(episode)
-                progress.update(task, completed=number + 1)
-            if not len(store):
-                raise UserError(f"{where}: holds no episode")
-            rows = store.rows
-        if config.overwrite and config.out.exists():
-            _remove_store(config.out)
-        building.rename(config.out)
-    except Exception:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    console.print(f"{config.out}: {len(store)} episodes, {rows} rows", soft_wrap=True)
-
-
-def _resume(building: Path, spec: RobotSpec, provenance: dict[str, Any]) -> EpisodeStore:
-    """The unfinished store of the same import, or a new one."""
-    if building.exists():
-        try:
-            store = EpisodeStore.open(building, "a")
-        except UserError as error:
-            if "another process" in str(error):
-                raise
-        else:
-            if store.provenance == provenance and store.spec == spec:
-                return store
-            store.close()
-        shutil.rmtree(building)
-    return EpisodeStore.create(building, spec, provenance)
-
-
-def _remove_store(path: Path) -> None:
-    EpisodeStore.open(path, "a").close()  # refuses what is no store, and what someone is writing to
-    shutil.rmtree(path)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"), TimeElapsedColumn())
-    return Progress(*columns, console=console)
+        check_episode(episode, reader.spec)
+    except ValueError as error:
+        raise UserError(f"{path}: episode {number}: {str(error).removeprefix('episode: ')}") from error
+    return episode

@@ -17,8 +17,8 @@ from robolearn.core.interrupt import deferred_interrupt
 from robolearn.core.run import Run
 from robolearn.core.types import Batch, Metrics
 from robolearn.data.loader import Batches
-from robolearn.data.store import EpisodeStore
 from robolearn.data.sampling import Sampler
+from robolearn.data.store import EpisodeStore
 from robolearn.data.tensors import to_batch
 from robolearn.data.windows import Windows, split
 from robolearn.experiments.vision import cache_features, give_weights

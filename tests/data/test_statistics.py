@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hardware.types import ArraySpec, Source
+from robolearn.data.footage import watch
 from robolearn.data.statistics import column_statistics, episode_statistics, state_scale
 from robolearn.data.store import EpisodeStore
 
@@ -49,6 +50,14 @@ def test_an_episode_tells_its_faults(spec, make_episode, tmp_path):
     assert found.frozen == {"front": 4, "wrist": 1}
     assert found.sources == {Source.HUMAN: 8, Source.NONE: 3}
     assert found.reward == pytest.approx(float(clean.reward.sum()))
+
+
+def test_frames_that_were_watched_are_not_watched_again(spec, make_episode):
+    episode = make_episode(11)
+    footage = {name: watch(frames) for name, frames in episode.images.items()}
+    footage["front"].same[2:5] = True
+    found = episode_statistics(0, episode, spec, np.ones(3), footage)
+    assert found.frozen == {"front": 4, "wrist": 1} and found.duplicated["front"] == pytest.approx(0.3)
 
 
 def test_one_row_is_an_episode_too(spec, make_episode):

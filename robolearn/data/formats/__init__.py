@@ -1,18 +1,26 @@
-"""Everyone's files: one module for each format, `matches(path) -> bool` and `read(path) -> (RobotSpec, Iterator[Episode])`."""
+"""Everyone's files: one module (or package) for each format; names that begin with "_" are what several of them share.
+
+A format module has
+
+    matches(path) -> bool                        told by content, cheaply; never raises
+    read(path, options) -> Reader                everything wrong with the data is a UserError
+    write(path, dataset) -> None                 only some: `path` does not exist yet, its parent does
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 
-from hardware.types import RobotSpec
 from robolearn.core.errors import UserError
-from robolearn.data.episode import Episode
+from robolearn.data.formats._reader import Dataset, Guarded, Options, Reader
 
-FORMATS = tuple(sorted(module.name for module in iter_modules(__path__)))
+__all__ = ["FORMATS", "Dataset", "Options", "Reader", "locate", "read", "recognise", "write"]
+
+FORMATS = tuple(sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_")))
 
 
 def locate(path: str | Path, format: str | None = None) -> tuple[Path, str]:
@@ -28,13 +36,12 @@ def locate(path: str | Path, format: str | None = None) -> tuple[Path, str]:
     names = [format] if format else FORMATS
     for depth in ("", "*", "*/*"):
         candidates = sorted(path.glob(depth)) if depth and path.is_dir() else [path]
-        found = [(candidate, name) for candidate in candidates for name in names if _module(name).matches(candidate)]
+        found = [(candidate, name) for candidate in candidates for name in names if _matches(name, candidate)]
         if len(found) == 1:
             return found[0]
         if found:
-            raise UserError(
-                f"{path}: holds {len(found)} datasets ({', '.join(str(c.relative_to(path)) for c, _ in found)}); name one of them"
-            )
+            listed = ", ".join(f"{c.relative_to(path)} ({name})" for c, name in found[:8])
+            raise UserError(f"{path}: holds {len(found)} datasets: {listed}{', ...' if len(found) > 8 else ''}; name one of them")
     raise UserError(f"{path}: not in a format that is read here; valid: {', '.join(names)}")
 
 
@@ -43,10 +50,26 @@ def recognise(path: str | Path) -> str:
     return locate(path)[1]
 
 
-def read(path: str | Path, format: str | None = None) -> tuple[RobotSpec, Iterator[Episode]]:
-    """Open a dataset in any known format. The iterator may know how many episodes are left (operator.length_hint)."""
+def read(path: str | Path, format: str | None = None, options: Options | None = None) -> Reader:
+    """Open a dataset in any known format. UserError, one line, for whatever is wrong with it, now or while episodes are read."""
     where, name = locate(path, format)
-    return _module(name).read(where)
+    return Guarded(where, lambda: _module(name).read(where, options or Options()))
+
+
+def write(path: str | Path, dataset: Dataset, format: str) -> None:
+    """Write all episodes of `dataset` in another project's format. UserError: a format without a writer, `path` exists."""
+    writers = [name for name in FORMATS if hasattr(_module(name), "write")]
+    if format not in writers:
+        raise UserError(f"format: {format!r} cannot be written; valid: {', '.join(writers)}")
+    if Path(path).exists():
+        raise UserError(f"{path}: exists already; choose another name")
+    _module(format).write(Path(path), dataset)
+
+
+def _matches(name: str, path: Path) -> bool:
+    with suppress(OSError, ValueError):  # no permission, a name with a NUL, not the text it seemed to be
+        return _module(name).matches(path)
+    return False
 
 
 def _module(name: str) -> ModuleType:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import operator
 import os
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from hardware import RobotConfig
 from hardware.types import Source
 from robolearn.core.errors import UserError
 from robolearn.data.episode import check_episode
-from robolearn.data.formats import read
+from robolearn.data.formats import Options, read
 from robolearn.data.formats.diffusion_policy_zarr import coverage
 
 
@@ -21,8 +20,9 @@ def test_rows_come_out_as_recorded(pusht_zarr):
 
     path = pusht_zarr(ends=(6, 10))
     raw = zarr.open_group(str(path), mode="r")
-    spec, episodes = read(path)
-    assert operator.length_hint(episodes) == 2
+    episodes = read(path)
+    spec = episodes.spec
+    assert len(episodes) == 2
     first, second = episodes
     assert (len(first), len(second)) == (6, 4)
     for episode, rows in ((first, slice(0, 6)), (second, slice(6, 10))):
@@ -44,7 +44,7 @@ def test_the_spec_is_that_of_the_body(pusht_zarr):
     """A policy trained on these rows must fit the body it is evaluated on."""
     from robolearn.data.windows import restrict
 
-    spec, _ = read(pusht_zarr())
+    spec = read(pusht_zarr()).spec
     assert restrict(spec, state=("agent_pos",)).diff(hardware.spec_of(RobotConfig("pusht"))) == []
     assert restrict(spec, cameras=()).diff(hardware.spec_of(RobotConfig("pusht:state"))) == []
 
@@ -67,7 +67,7 @@ def test_reward_is_what_the_action_led_to(pusht_zarr):
     state = np.zeros((4, 5), np.float32)
     state[:, 2:] = (256, 256, np.pi / 4)
     state[:2, 2] = 100, 226  # far, near, there, there
-    _, (episode,) = read(pusht_zarr(ends=(4,), state=state))
+    (episode,) = read(pusht_zarr(ends=(4,), state=state))
     near = coverage(state[1:2, 2:])[0]
     np.testing.assert_allclose(episode.reward, [near / 0.95, 1, 1, 1], rtol=1e-5)
     assert episode.terminal.tolist() == [False, False, False, True]
@@ -75,15 +75,13 @@ def test_reward_is_what_the_action_led_to(pusht_zarr):
 
 
 def test_success_is_unknown_where_it_was_not_seen(pusht_zarr):
-    _, (episode,) = read(pusht_zarr(ends=(4,)))
+    (episode,) = read(pusht_zarr(ends=(4,)))
     assert episode.meta["success"] is None and not episode.terminal.any()
 
 
 @pytest.mark.parametrize(
     ("ends", "columns", "message"),
     [
-        ((4, 10), {"action": None}, r"data has .*only Push-T's columns are known"),
-        ((4, 10), {"state": np.zeros((10, 7), np.float32)}, r"'state': \(7,\).*only Push-T's"),
         ((10, 4, 10), {}, "episode_ends must increase from above 0 to at most 10"),
         ((4, 10), {"action": np.zeros((9, 2), np.float32)}, "at most 9, the rows of data"),
     ],
@@ -95,10 +93,15 @@ def test_what_does_not_fit_is_refused(pusht_zarr, ends, columns, message):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_buffer_of_pictures_alone_is_refused(pusht_zarr):
+    with pytest.raises(UserError, match="data holds img; expected action, or numbers to take it from"):
+        read(pusht_zarr(state=None, action=None, keypoint=None))
+
+
 def test_images_that_are_no_grey_levels_are_refused(pusht_zarr):
     path = pusht_zarr(ends=(2,), img=np.full((2, 96, 96, 3), -0.5, np.float32))
     with pytest.raises(UserError, match=r"episode 0: data/img leaves 0..255"):
-        list(read(path)[1])
+        list(read(path))
 
 
 def test_a_truncated_chunk_is_one_clear_error(pusht_zarr):
@@ -106,7 +109,7 @@ def test_a_truncated_chunk_is_one_clear_error(pusht_zarr):
     chunk = path / "data" / "action" / "0.0"
     chunk.write_bytes(chunk.read_bytes()[:10])
     with pytest.raises(UserError, match="episode 0: unreadable"):
-        list(read(path)[1])
+        list(read(path))
 
 
 @pytest.mark.peer
@@ -114,8 +117,16 @@ def test_the_real_demonstrations():
     """206 human episodes (datasets/pusht-human.md)."""
     if not (root := os.environ.get("ROBOLEARN_DATA")):
         pytest.skip("ROBOLEARN_DATA is not set: the folder that holds pusht-human-zarr")
-    spec, episodes = read(Path(root) / "pusht-human-zarr")
-    assert operator.length_hint(episodes) == 206
-    first = next(episodes)
+    episodes = read(Path(root) / "pusht-human-zarr")
+    spec = episodes.spec
+    assert len(episodes) == 206
+    first = episodes[0]
     check_episode(first, spec)
     assert len(first) == 161 and 0.8 < first.meta["max_coverage"] < 0.95
+
+
+def test_a_rate_and_no_camera_can_be_asked_for(pusht_zarr):
+    spec = read(pusht_zarr(), options=Options(rate_hz=20, cameras=())).spec
+    assert (spec.rate_hz, dict(spec.cameras), spec.name) == (20, {}, hardware.spec_of(RobotConfig("pusht")).name)
+    with pytest.raises(UserError, match="'image' is not in the files; valid: img"):
+        read(pusht_zarr(name="again.zarr"), options=Options(cameras=("image",)))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from robolearn.core.errors import UserError
-from robolearn.data.formats import FORMATS, locate, read, recognise
+from robolearn.data.formats import FORMATS, locate, read, recognise, write
 
 
 def test_a_folder_around_the_dataset_will_do(pusht_zarr, tmp_path):
@@ -16,7 +16,7 @@ def test_a_folder_around_the_dataset_will_do(pusht_zarr, tmp_path):
 def test_two_datasets_in_a_folder_must_be_told_apart(pusht_zarr, tmp_path):
     pusht_zarr()
     pusht_zarr(name="other.zarr")
-    with pytest.raises(UserError, match=r"holds 2 datasets \(other.zarr, pusht.zarr\); name one"):
+    with pytest.raises(UserError, match=r"holds 2 datasets: other.zarr \(diffusion_policy_zarr\), pusht.zarr"):
         locate(tmp_path)
 
 
@@ -28,3 +28,22 @@ def test_what_is_not_recognised_lists_the_formats(tmp_path):
         read(tmp_path / "nowhere")
     with pytest.raises(UserError, match=f"format: 'rlds'; valid: {', '.join(FORMATS)}"):
         read(tmp_path, "rlds")
+
+
+def test_every_format_can_be_asked_about_anything(tmp_path):
+    """No format is recognised in, or trips over, what is none: nothing at all, an empty file, a folder of them, a link to nowhere."""
+    (tmp_path / "empty").mkdir()
+    for name in ("a.mcap", "a.zarr.zip", "a.hdf5", "metadata.yaml", "data.csv", "data.jsonl", "info.json"):
+        (tmp_path / "empty" / name).touch()
+    (tmp_path / "empty" / "gone").symlink_to(tmp_path / "nowhere")
+    for path in (tmp_path / "empty", *sorted((tmp_path / "empty").iterdir())):
+        with pytest.raises(UserError, match="not in a format that is read here|no such file or folder"):
+            locate(path)
+
+
+def test_what_cannot_be_written_is_said(pusht_zarr, tmp_path):
+    dataset = read(pusht_zarr())
+    with pytest.raises(UserError, match=r"format: 'mcap_log' cannot be written; valid: .*diffusion_policy_zarr"):
+        write(tmp_path / "out.mcap", dataset, "mcap_log")
+    with pytest.raises(UserError, match="pusht.zarr: exists already; choose another name"):
+        write(tmp_path / "pusht.zarr", dataset, "diffusion_policy_zarr")

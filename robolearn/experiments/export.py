@@ -1,0 +1,76 @@
+"""Write a store in another project's format: all of it or nothing."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from hardware.types import RobotSpec
+from robolearn.core.errors import UserError
+from robolearn.data.episode import Episode
+from robolearn.data.formats import write
+from robolearn.data.store import EpisodeStore
+from robolearn.experiments.building import progress
+
+
+@dataclass(frozen=True)
+class Config:
+    """Convert a store into another project's dataset."""
+
+    path: str
+    """The store; a folder, or a URL (s3://, gs://, http://)."""
+    format: str
+    """lerobot_v3, lerobot_v2, robomimic_hdf5 or diffusion_policy_zarr."""
+    out: Path
+    """The file or folder to make. It must not exist: it may hold what is no store, and nothing here replaces that."""
+    seed: int = 0
+    """Taken as by every verb; writing draws nothing at random."""
+
+
+def run(config: Config) -> None:
+    """Build in a folder beside `out`, rename at the end. An error or an interruption leaves nothing; the next run tidies after a kill."""
+    store = EpisodeStore.open(config.path)
+    if not len(store):
+        raise UserError(f"{config.path}: holds no episode yet")
+    if config.out.exists():
+        raise UserError(f"{config.out}: exists already; choose another --out, or remove it")
+    beside = config.out.with_name(f".{config.out.name}.partial")
+    building = beside / config.out.name  # under its own name, which some formats write down
+    shutil.rmtree(beside, ignore_errors=True)
+    console = Console(stderr=True)
+    try:
+        beside.mkdir(parents=True)
+        with progress(console) as bar:
+            task = bar.add_task(f"{store.path.name} to {config.format}", total=len(store))
+            write(building, _Watched(store, bar, task), config.format)
+        building.rename(config.out)
+    except UserError as error:
+        raise UserError(str(error).replace(str(building), str(config.out))) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    console.print(f"{config.out}: {len(store)} episodes, {store.rows} rows, {config.format}", soft_wrap=True)
+
+
+class _Watched:
+    """A store whose progress bar shows the furthest episode that was asked for."""
+
+    def __init__(self, store: EpisodeStore, bar: Progress, task: TaskID) -> None:
+        self._store, self._bar, self._task = store, bar, task
+
+    @property
+    def spec(self) -> RobotSpec:
+        return self._store.spec
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, index: int) -> Episode:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        episode = self._store.read(index)
+        self._bar.update(self._task, completed=index + 1)
+        return episode
