@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -29,13 +29,13 @@ _own = threading.local()  # zstd contexts serve one thread at a time
 
 @dataclass(frozen=True)
 class FrameCodec:
-    """`encode` takes uint8 (rows, H, W, 3); `decode(data, out)` fills such an array. ValueError: the bytes are damaged."""
+    """`encode` takes uint8 (rows, H, W, 3); `decode(chunks, out)` fills such arrays end to end. ValueError: the bytes are damaged."""
 
     name: str  # as chosen: "zstd", "jpeg:95", ...
     lossless: bool
     rows: int  # frames of one chunk
     encode: Callable[[np.ndarray], bytes]
-    decode: Callable[[bytes | memoryview, np.ndarray], None]
+    decode: Callable[[Sequence[bytes | memoryview], np.ndarray], None]
     metadata: list[dict[str, Any]]  # the codecs of the inner chunk in zarr.json, but for the checksum
 
 
@@ -53,11 +53,12 @@ def frame_codec(chosen: str) -> FrameCodec:
     value = value if kind == "jpegxl" else int(value)
     configuration: dict[str, Any] = {_SETTING[kind]: value}
     if kind == "zstd":
-        return FrameCodec(chosen, True, 1, lambda x: zstd_compress(x.tobytes(), int(value)), _zstd_frame, zstd_metadata(int(value)))
+        return FrameCodec(chosen, True, 1, lambda x: zstd_compress(x.tobytes(), int(value)), _zstd_frames, zstd_metadata(int(value)))
     encode, decode = {"jpegxl": (_to_jxl, _from_jxl), "jpeg": (_to_jpeg, _from_jpeg), "h264": (_to_h264, _from_h264)}[kind]
     metadata = [{"name": _PREFIX + kind, "configuration": configuration}]
     lossless = kind == "jpegxl" and value == 0
-    return FrameCodec(chosen, lossless, CLIP if kind == "h264" else 1, functools.partial(encode, value), decode, metadata)
+    rows = CLIP if kind == "h264" else 1
+    return FrameCodec(chosen, lossless, rows, functools.partial(encode, value), functools.partial(_one_by_one, decode, rows), metadata)
 
 
 def codec_of(metadata: list[dict[str, Any]]) -> FrameCodec:
@@ -84,15 +85,19 @@ def zstd_compress(data: bytes | memoryview, level: int) -> bytes:
 
 def zstd_decompress(data: bytes | memoryview, size: int) -> bytes:
     """Exactly `size` bytes. ValueError: damaged, or of another size."""
-    if (decompressor := getattr(_own, "decompressor", None)) is None:
-        decompressor = _own.decompressor = zstandard.ZstdDecompressor()
     try:
-        content = decompressor.decompress(data, max_output_size=size)
+        content = _decompressor().decompress(data, max_output_size=size)
     except zstandard.ZstdError as error:
         raise ValueError(f"zstd: {error}") from error
     if len(content) != size:
         raise ValueError(f"zstd: holds {len(content)} bytes; expected {size}")
     return content
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    if (decompressor := getattr(_own, "decompressor", None)) is None:
+        decompressor = _own.decompressor = zstandard.ZstdDecompressor()
+    return decompressor
 
 
 def with_checksum(data: bytes) -> bytes:
@@ -110,8 +115,22 @@ def without_checksum(data: bytes | memoryview, verify: bool = True) -> memoryvie
     return content
 
 
-def _zstd_frame(data: bytes | memoryview, out: np.ndarray) -> None:
-    out.reshape(-1)[:] = np.frombuffer(zstd_decompress(data, out.nbytes), np.uint8)
+def _zstd_frames(chunks: Sequence[bytes | memoryview], out: np.ndarray) -> None:
+    """The hot path of training: as little Python as can be between two decompressions."""
+    decompress, place = _decompressor().decompress, memoryview(out.reshape(-1))
+    size = out[0].nbytes
+    try:
+        for number, chunk in enumerate(chunks):
+            place[number * size : (number + 1) * size] = decompress(chunk, max_output_size=size)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"zstd: {error}") from error
+
+
+def _one_by_one(
+    decode: Callable[[bytes | memoryview, np.ndarray], None], rows: int, chunks: Sequence[bytes | memoryview], out: np.ndarray
+) -> None:
+    for number, chunk in enumerate(chunks):
+        decode(chunk, out[number * rows : (number + 1) * rows])
 
 
 def _to_jxl(distance: float, frames: np.ndarray) -> bytes:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -80,21 +81,32 @@ class Frames:
         starts = [0, *(np.flatnonzero(~joined) + 1).tolist()]
         ends = [*starts[1:], len(chunks)]
         runs = [(self._column.key(int(file[a])), int(offset[a]), int(length[a:b].sum())) for a, b in zip(starts, ends, strict=True)]
-        sizes, step, decode = length.tolist(), self._codec.rows, self._codec.decode
+        sizes, step, tail = length.tolist(), self._codec.rows, 4 if self._column.checked else 0
         for group in _groups(runs):
             for number, data in zip(group, self._files.read_parts([runs[i] for i in group]), strict=True):
-                view, at = memoryview(data), 0
-                for i in range(starts[number], ends[number]):
-                    here = out[i * step : (i + 1) * step]
-                    if sizes[i] == 0:
-                        self._absent(int(chunks[i]), here)
-                        continue
-                    chunk = view[at : at + sizes[i]]
-                    at += sizes[i]
-                    try:
-                        decode(without_checksum(chunk, verify) if self._column.checked else chunk, here)
-                    except ValueError as error:
-                        raise self._damage(int(chunks[i]), str(error)) from error
+                first, last = starts[number], ends[number]
+                here = out[first * step : last * step]
+                if sizes[first] == 0:
+                    self._absent(int(chunks[first]), here)
+                    continue
+                view, bounds = memoryview(data), [0, *accumulate(sizes[first:last])]
+                try:
+                    if verify and tail:
+                        found = [without_checksum(view[a:b]) for a, b in pairwise(bounds)]
+                    else:
+                        found = [view[a : b - tail] for a, b in pairwise(bounds)]
+                    self._codec.decode(found, here)
+                except ValueError:
+                    self._blame(chunks[first:last], view, bounds, here)
+
+    def _blame(self, chunks: np.ndarray, view: memoryview, bounds: Sequence[int], out: np.ndarray) -> None:
+        """One of these chunks is damaged: which?"""
+        for chunk, (a, b) in zip(chunks.tolist(), pairwise(bounds), strict=True):
+            try:
+                self._codec.decode([without_checksum(view[a:b]) if self._column.checked else view[a:b]], out[: self._codec.rows])
+            except ValueError as error:
+                raise self._damage(chunk, str(error)) from error
+        raise self._damage(int(chunks[0]), "it reads differently each time")
 
     def _learn(self, files: np.ndarray) -> None:
         """Read the indices of shards met for the first time."""

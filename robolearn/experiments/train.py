@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +17,10 @@ from robolearn.core.interrupt import deferred_interrupt
 from robolearn.core.run import Run
 from robolearn.core.types import Batch, Metrics
 from robolearn.data.loader import Batches
-from robolearn.data.sampling import Sampler
 from robolearn.data.store import EpisodeStore
 from robolearn.data.tensors import to_batch
 from robolearn.data.windows import Windows, split
+from robolearn.experiments.reading import ReadingConfig, open_stores, sampler
 from robolearn.experiments.vision import cache_features, give_weights
 from robolearn.learners.fit import fit
 from robolearn.learners.imitation import Imitation, ImitationConfig
@@ -40,7 +40,7 @@ class Config:
     """Train a policy by imitation. Give `steps`, `minutes`, or both: what comes first ends it, and sets the learning rate's fall."""
 
     data: Path
-    """The store to learn from."""
+    """The store to learn from; a path, or a URL (s3://, gs://, https://)."""
     out: Path
     """Artefact folder: policy.pt, metrics.jsonl; encoder.safetensors where one was pretrained."""
     policy: Literal["diffusion", "bc"] = "diffusion"
@@ -52,6 +52,7 @@ class Config:
     imitation: ImitationConfig = ImitationConfig()
     pretrain: PretrainConfig = PretrainConfig()
     """Of an encoder without weights that is frozen, or `tuned`, on the images of the dataset."""
+    reading: ReadingConfig = ReadingConfig()
     steps: int = 12000
     """Updates at most."""
     minutes: float | None = None
@@ -91,7 +92,8 @@ def run(config: Config) -> None:
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    store = EpisodeStore.open(config.data)
+    stores = open_stores(config.data, config.reading)
+    store = stores[0]
     settings = policy_config(config)
     torch.manual_seed(config.seed)  # the initial weights and dropout; everything else draws from generators of its own
     policy = settings.build(store.spec).to(device)
@@ -100,7 +102,7 @@ def run(config: Config) -> None:
         unseen = ", ".join(store.spec.cameras)
         console.print(f"no encoder: the policy sees states only, not the cameras ({unseen}); configs/train/ has examples with one")
     with folder:
-        training = Training(config, folder, store, policy)
+        training = Training(config, folder, stores, policy)
         steps, seconds = training.run()
         save_checkpoint(
             config.out / "policy.pt",
@@ -133,20 +135,27 @@ def run(config: Config) -> None:
 class Training:
     """One training in its folder: everything between the store and the checkpoint."""
 
-    def __init__(self, config: Config, folder: Run, store: EpisodeStore, policy: ChunkPolicy):
+    def __init__(self, config: Config, folder: Run, stores: Sequence[EpisodeStore], policy: ChunkPolicy):
         self.config, self.folder, self.device = config, folder, next(policy.parameters()).device
         rng = np.random.default_rng(config.seed)
-        training, held_out = split(store, config.validation, rng)
+        training, held_out = split(stores, config.validation, rng)
         if config.episodes == "successful":
-            training = [np.array([i for i in training[0] if store.meta(int(i)).get("success") is not False], dtype=np.int64)]
+            training = [
+                np.array([i for i in part if store.meta(int(i)).get("success") is not False], dtype=np.int64)
+                for store, part in zip(stores, training, strict=True)
+            ]
         self.origin, key = "none", None
         encoder, encoder_config = policy.encoder, policy.config.encoder
         if encoder is not None and encoder_config is not None:
             with folder.timed("encoder"):
-                self.origin, key = self._see(store, encoder, encoder_config)
+                self.origin, key = self._see(stores, encoder, encoder_config)
+        if key is not None and config.reading.latency_s:
+            raise UserError(
+                "reading.latency_s: a frozen encoder's features are kept for all cameras of a row at once; tune it (frozen: false)"
+            )
         self.windows, self.held_out = (
             Windows(
-                store,
+                stores,
                 policy.history,
                 policy.horizon,
                 cameras=tuple(policy.spec.cameras),
@@ -154,32 +163,39 @@ class Training:
                 episodes=episodes,
                 features_key=key,
                 images=key is None and bool(policy.spec.cameras),
-                cache_mb=2000,
+                stride=config.reading.stride,
+                latency_s=config.reading.latency_s,
+                cache_mb=config.reading.cache_mb,
+                cache_folder=config.reading.cache_folder,
             )
-            if len(episodes[0])
+            if any(len(part) for part in episodes)
             else None
             for episodes in (training, held_out)
         )
         if self.windows is None:
-            raise UserError(f"{config.data}: no episode to train on: {len(store)} stored, episodes: {config.episodes}")
-        features = None if key is None else np.asarray(store.features(key))
+            raise UserError(f"{config.data}: no episode to train on: {sum(map(len, stores))} stored, episodes: {config.episodes}")
+        features = None if key is None else np.concatenate([store.features(key) for store in stores])
         policy.fit_normalizers(self.windows.lowdim("state"), self.windows.lowdim("action"), features)
         self.learner = Imitation(policy, config.imitation)
-        self.batches = Batches(self.windows, Sampler(len(self.windows), config.batch_size, rng), self.device)
+        self.batches = Batches(
+            self.windows, sampler(self.windows, config.reading, config.batch_size, rng), self.device, config.reading.workers
+        )
         self.steps, self.seconds = 0, 0.0
         self._state_path, self._saved = config.out / "training.pt", 0.0
         self._recent: list[Metrics] = []
-        self._resume(store)
+        self._resume(stores[0])
 
-    def _see(self, store: EpisodeStore, encoder: CameraEncoder, settings: EncoderConfig) -> tuple[str, str | None]:
+    def _see(self, stores: Sequence[EpisodeStore], encoder: CameraEncoder, settings: EncoderConfig) -> tuple[str, str | None]:
         """Where the encoder's weights come from, and the key of its features where it is frozen and they are cached."""
         config = self.config
         if not (settings.frozen or settings.weights or config.pretrain.tuned):
             return "from scratch, with the policy", None
-        origin, metrics = give_weights(encoder, settings, store, config.pretrain, config.seed, config.out / "encoder.safetensors")
+        origin, metrics = give_weights(encoder, settings, stores, config.pretrain, config.seed, config.out / "encoder.safetensors")
         if metrics:
             self.folder.log(**metrics)
-        return (origin, cache_features(store, encoder, settings)) if settings.frozen else (f"{origin}, tuned with the policy", None)
+        if not settings.frozen:
+            return f"{origin}, tuned with the policy", None
+        return origin, [cache_features(store, encoder, settings) for store in stores][0]
 
     def run(self) -> tuple[int, float]:
         limit = None if self.config.minutes is None else 60 * self.config.minutes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,9 @@ BATCH = 64  # frames encoded at once
 
 
 def give_weights(
-    encoder: CameraEncoder, config: EncoderConfig, store: EpisodeStore, pretraining: PretrainConfig, seed: int, path: Path
+    encoder: CameraEncoder, config: EncoderConfig, stores: Sequence[EpisodeStore], pretraining: PretrainConfig, seed: int, path: Path
 ) -> tuple[str, Metrics]:
-    """Fill an encoder: from config.weights, or else by self-supervision on the store's own frames.
+    """Fill an encoder: from config.weights, or else by self-supervision on the stores' own frames.
 
     `path` keeps what was learned, so that an interrupted training goes on with it. Returns where the weights came
     from ("file:...", "hub:...", "self-supervised on this dataset") and what the pretraining measured.
@@ -43,8 +44,10 @@ def give_weights(
             "only robolearn.models.encoders.cnn:SmallCnnConfig learns from the dataset's own images"
         )
     rng = np.random.default_rng(seed)
-    rows = np.sort(rng.choice(store.rows, min(store.rows, pretraining.max_frames), replace=False))
-    frames = {camera: store.frames(camera, rows) for camera in encoder.cameras}
+    ends = np.cumsum([store.rows for store in stores])
+    rows = np.sort(rng.choice(ends[-1], min(int(ends[-1]), pretraining.max_frames), replace=False))
+    parts = [rows[(rows >= end - store.rows) & (rows < end)] - (end - store.rows) for store, end in zip(stores, ends, strict=True)]
+    frames = {camera: np.concatenate([s.frames(camera, part) for s, part in zip(stores, parts, strict=True)]) for camera in encoder.cameras}
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("encoder: learning from the dataset's images", total=1.0)
         metrics = pretrain(encoder, frames, pretraining, torch.Generator().manual_seed(seed), lambda p: bar.update(task, completed=p))

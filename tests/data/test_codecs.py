@@ -21,7 +21,7 @@ def scene(rows=20, height=48, width=64) -> np.ndarray:
 def through(name: str, frames: np.ndarray) -> np.ndarray:
     codec, out = frame_codec(name), np.empty_like(frames)
     for i in range(0, len(frames), codec.rows):
-        codec.decode(codec.encode(frames[i : i + codec.rows]), out[i : i + codec.rows])
+        codec.decode([codec.encode(frames[i : i + codec.rows])], out[i : i + codec.rows])
     return out
 
 
@@ -50,7 +50,7 @@ def test_lossy_ones_come_close(name, least_db):
 def test_a_short_clip_and_odd_sizes():
     frames = scene(rows=5, height=33, width=47)
     codec, out = frame_codec("h264"), np.full((16, 33, 47, 3), 7, np.uint8)
-    codec.decode(codec.encode(frames), out)
+    codec.decode([codec.encode(frames)], out)
     assert np.abs(out[:5].astype(int) - frames).mean() < 5
     assert not out[5:].any()
 
@@ -76,9 +76,9 @@ def test_damage_is_a_value_error(name):
     out = np.empty((codec.rows, *frames.shape[1:]), np.uint8)
     for broken in (b"", data[:20], b"\0" * len(data)):
         with pytest.raises(ValueError):
-            codec.decode(broken, out)
+            codec.decode([broken], out)
     with pytest.raises(ValueError):
-        codec.decode(data, np.empty((codec.rows, 8, 8, 3), np.uint8))
+        codec.decode([data], np.empty((codec.rows, 8, 8, 3), np.uint8))
 
 
 def test_a_checksum_finds_a_flipped_bit():
