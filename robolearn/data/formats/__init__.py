@@ -42,6 +42,8 @@ def locate(path: str | Path, format: str | None = None) -> tuple[Path, str]:
         if found:
             listed = ", ".join(f"{c.relative_to(path)} ({name})" for c, name in found[:8])
             raise UserError(f"{path}: holds {len(found)} datasets: {listed}{', ...' if len(found) > 8 else ''}; name one of them")
+    if format is not None:  # whoever insists learns what is wrong with it
+        return path, format
     raise UserError(f"{path}: not in a format that is read here; valid: {', '.join(names)}")
 
 

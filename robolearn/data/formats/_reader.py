@@ -137,7 +137,7 @@ def float32(field: str, values: Any) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise UserError(f"{field} is {array.dtype}; expected numbers")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         single = array.astype(np.float32)
     if array.dtype.kind == "f" and np.isinf(single).sum() != np.isinf(array).sum():
         raise UserError(f"{field} holds {np.nanmax(np.abs(array)):.3g}; float32 ends at 3.4e38")

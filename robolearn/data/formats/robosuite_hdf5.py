@@ -11,21 +11,22 @@ import hashlib
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 import hardware
 from hardware import RobotConfig, spec_of
 from hardware.robot import SafeRobot
-from hardware.types import ArraySpec, HardwareError, Observation, RobotSpec, Source
+from hardware.types import ArraySpec, HardwareError, Observation, Source
 from robolearn.core.errors import UserError
 from robolearn.data.episode import Episode
+from robolearn.data.formats._hdf5 import Group, open_hdf5, root_has
+from robolearn.data.formats._reader import Options, Reader, chosen_cameras, inside
 
 RATE_HZ = 20.0  # robosuite's default, and what the states' own clock says
 # OSC_POSE (robosuite's operational space controller): shares of its largest step, see env_info's output_max.
@@ -42,53 +43,62 @@ _RENAMED = (
 
 
 def matches(path: Path) -> bool:
-    if not path.is_file() or path.suffix not in (".hdf5", ".h5"):
-        return False
-    try:
-        with h5py.File(path) as file:
-            data: Any = file.get("data")
-            return data is not None and {"env", "repository_version"} <= set(data.attrs)
-    except OSError:
-        return False
+    return root_has(path, lambda root: "data" in root and is_raw(root.group("data")))
 
 
-def read(path: Path) -> tuple[RobotSpec, Iterator[Episode]]:
-    """Human demonstrations on a Panda. UserError: damaged, another robot's, or a task that cannot be opened here."""
-    demos = _Demonstrations(path)
-    return demos.spec, iter(demos)  # type: ignore[call-overload]
+def is_raw(data: Group) -> bool:
+    """Whether the group `data` is as robosuite itself leaves it; robomimic adds observations, and its files look alike otherwise."""
+    names = data.names()
+    return {"env", "repository_version"} <= set(data.attributes()) and not (names and f"{names[0]}/obs" in data)
+
+
+def read(path: Path, options: Options) -> Reader:
+    """Human demonstrations on a Panda. UserError: damaged, another robot's, or a task that cannot be opened here.
+
+    The cameras are those of the body, agentview and wrist; the files hold none.
+    """
+    return _Demonstrations(path, options)
 
 
 class _Demonstrations:
-    """Indexable and of known length, so that Python's own iterator over it can tell how many are left."""
+    notes: Sequence[str]
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, options: Options) -> None:
         self.path = path
         self._robot: SafeRobot | None = None
+        with open_hdf5(path) as root:
+            data = root.group("data")
+            self.attrs = {key: str(value) for key, value in data.attributes().items()}
+            self.names = data.names()
+        if "env" not in self.attrs:
+            raise UserError("data has no attribute env; not robosuite's raw HDF5")
+        body = RobotConfig(f"robosuite:{self.attrs['env']}", rate_hz=RATE_HZ)
         try:
-            with h5py.File(path) as file:
-                data: Any = file["data"]
-                self.attrs = {key: str(value) for key, value in data.attrs.items()}
-                self.names = sorted(data, key=lambda name: (len(name), name))  # demo_2 before demo_10
-            self._config = RobotConfig(f"robosuite:{self.attrs['env']}", rate_hz=RATE_HZ)
+            self._config = replace(body, cameras=tuple(chosen_cameras(list(spec_of(body).cameras), options)))
             live = spec_of(self._config)
             robots = json.loads(self.attrs.get("env_info", "{}")).get("robots", "Panda")
-        except (OSError, KeyError, ValueError) as error:
-            raise UserError(f"{path}: damaged or not robosuite's raw HDF5: {error}") from error
+        except (AttributeError, ValueError) as error:
+            raise UserError(f"env_info is damaged: {error}") from error
         except HardwareError as error:
-            raise UserError(f"{path}: {error}") from error
+            raise UserError(str(error)) from error
         if robots not in ("Panda", ["Panda"]):
-            raise UserError(f"{path}: env_info.robots {robots!r}; only Panda can be replayed")
-        self.spec = replace(live, action=ACTION, action_mode="osc_pose_delta")
-        self._sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            raise UserError(f"env_info.robots {robots!r}; only Panda can be replayed")
+        self.spec = replace(live, action=ACTION, action_mode="osc_pose_delta", rate_hz=options.rate_hz or RATE_HZ)
+        notes = [
+            f"images, state, reward and success: the recorded states as shown by robosuite {version('robosuite')}, installed here",
+            "actions beyond -1..1 are clipped, as robosuite's controller does; requested_action keeps them",
+        ]
+        if options.rate_hz not in (None, RATE_HZ):
+            notes.append(f"{options.rate_hz:g} Hz as asked for; robosuite records at {RATE_HZ:g} Hz, and time is the recorded one")
+        self.notes = notes
+        with path.open("rb") as file:
+            self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Episode:
-        if index >= len(self):
-            self._close()
-            raise IndexError(index)
-        where = f"{self.path}: {self.names[index]}"
+        where = self.names[index]
         states, actions, joints = self._load(self.names[index], where)
         if self._robot is None:
             self._robot = hardware.open(self._config)
@@ -97,30 +107,28 @@ class _Demonstrations:
             qpos, qvel = _by_joint_name(self._robot.world.scene.model, joints, states, where)  # type: ignore[union-attr]
             return self._replay(self._robot, index, states[:, 0], qpos, qvel, actions)
         except BaseException:
-            self._close()
+            self.close()
             raise
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self._robot is not None:
             self._robot.close()
             self._robot = None
 
     def _load(self, name: str, where: str) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
         """states float64 (T, 1 + nq + nv), actions float64 (T, 7), and the joints (name, type) in the states' order."""
-        try:
-            with h5py.File(self.path) as file:
-                demo: Any = file[f"data/{name}"]
-                states, actions, model = demo["states"][:], demo["actions"][:], str(demo.attrs["model_file"])
-        except (OSError, KeyError) as error:
-            raise UserError(f"{where}: damaged: {error}") from error
-        if actions.ndim != 2 or actions.shape[1] != ACTION.dim or len(states) != len(actions) or not len(actions):
+        with open_hdf5(self.path) as root:
+            demo = root.group(f"data/{name}")
+            states, actions = demo.array("states", ndim=2), demo.array("actions", ndim=2)
+            model = str(demo.attributes().get("model_file", ""))
+        if actions.shape[1] != ACTION.dim or len(states) != len(actions) or not len(actions):
             raise UserError(f"{where}: states {states.shape}, actions {actions.shape}; expected as many of each, actions (T, {ACTION.dim})")
         if not (np.isfinite(states).all() and np.isfinite(actions).all()):
             raise UserError(f"{where}: states or actions hold NaN or inf")
         try:
-            text = model if model.lstrip().startswith("<") else (self.path.parent / "models" / model).read_text()
+            text = model if model.lstrip().startswith("<") else inside(self.path.parent / "models", model).read_text()
             bodies = ET.fromstring(text).find("worldbody")
-        except (OSError, ET.ParseError) as error:
+        except (OSError, ValueError, ET.ParseError) as error:
             raise UserError(f"{where}: its model_file cannot be read: {error}") from error
         found = () if bodies is None else bodies.iter()
         joints = [

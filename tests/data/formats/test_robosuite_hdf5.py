@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 import os
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,8 @@ from hardware.mujoco.robosuite import start
 from hardware.types import Source
 from robolearn.core.errors import UserError
 from robolearn.data.episode import check_episode
-from robolearn.data.formats import read, recognise
+from robolearn.data.formats import Options, read, recognise
+from robolearn.data.testing import ReaderContract
 
 # As robosuite 1.0 wrote it, with the cube before the arm: the order of joints is the file's own.
 XML = """<mujoco><worldbody><body><joint name="cube_jnt0" type="free"/></body>
@@ -55,12 +55,24 @@ def write(path: Path, states: np.ndarray, actions: np.ndarray | None = None, dem
     return path
 
 
+@pytest.mark.slow
+class TestRobosuite(ReaderContract):
+    format, episodes = "robosuite_hdf5", 2
+
+    @pytest.fixture
+    def dataset(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        path = write(tmp_path / "in" / "demo.hdf5", lift_states((0.82, 0.82)), demos=2)
+        return path
+
+
 def test_each_row_shows_the_recorded_state(tmp_path):
     states = lift_states((0.82, 0.82, 0.85))
     path = write(tmp_path / "demo.hdf5", states, demos=2)
     assert recognise(path) == "robosuite_hdf5"
-    spec, episodes = read(path)
-    assert operator.length_hint(episodes) == 2
+    episodes = read(path)
+    spec = episodes.spec
+    assert len(episodes) == 2
     assert (spec.name, spec.action_mode, spec.rate_hz) == ("robosuite:Lift", "osc_pose_delta", 20.0)
     first, second = episodes
     for episode in (first, second):
@@ -81,15 +93,50 @@ def test_each_row_shows_the_recorded_state(tmp_path):
 
 
 def test_reward_and_success_are_what_the_scene_says(tmp_path):
-    spec, episodes = read(write(tmp_path / "demo.hdf5", lift_states((0.82, 0.82, 0.85))))
+    episodes = read(write(tmp_path / "demo.hdf5", lift_states((0.82, 0.82, 0.85))))
     (lifted,) = episodes
     assert lifted.success
     assert lifted.terminal.tolist() == [False, False, True]
     assert lifted.reward[0] < 0.5
     assert lifted.reward[1:].tolist() == [1.0, 1.0]  # row 1's action lifted it
-    (left,) = read(write(tmp_path / "demo.hdf5", lift_states((0.82, 0.82))))[1]
+    (left,) = read(write(tmp_path / "demo.hdf5", lift_states((0.82, 0.82))))
     assert not left.success
     assert not left.terminal.any()
+
+
+def test_cameras_and_rate_are_options(tmp_path):
+    path = write(tmp_path / "demo.hdf5", lift_states((0.82, 0.82)))
+    blind = read(path, options=Options(cameras=(), rate_hz=10.0))
+    assert dict(blind.spec.cameras) == {} and dict(blind[0].images) == {} and blind.spec.rate_hz == 10.0
+    assert any("10 Hz as asked for; robosuite records at 20 Hz" in note for note in blind.notes)
+    np.testing.assert_allclose(np.diff(blind[0].time), 0.05)  # as recorded
+    one = read(path, options=Options(cameras=("wrist",)))
+    every = read(path)
+    assert list(one[0].images) == ["wrist"]
+    np.testing.assert_array_equal(one[0].images["wrist"], every[0].images["wrist"])
+    np.testing.assert_array_equal(blind[0].state["joint_pos"], every[0].state["joint_pos"])
+    assert any("recorded states as shown by robosuite" in note for note in every.notes)
+
+
+def test_what_robomimic_made_of_it_is_robomimics(tmp_path):
+    """Its convert_robosuite.py adds env_args to the same file; only observations make it robomimic's."""
+    path = write(tmp_path / "demo.hdf5", lift_states((0.82,)))
+    with h5py.File(path, "a") as file:
+        file["data"].attrs["env_args"] = json.dumps({"env_name": "Lift", "type": 1, "env_kwargs": {}})
+    assert recognise(path) == "robosuite_hdf5"
+    with h5py.File(path, "a") as file:
+        file["data/demo_1/obs/robot0_eef_pos"] = np.zeros((1, 3))
+    assert recognise(path) == "robomimic_hdf5"
+
+
+def test_a_model_file_elsewhere_is_refused(tmp_path):
+    (tmp_path / "secret.xml").write_text(XML)
+    path = write(tmp_path / "demo.hdf5", lift_states((0.82,)))
+    for elsewhere in ("../secret.xml", str(tmp_path / "secret.xml")):
+        with h5py.File(path, "a") as file:
+            file["data/demo_1"].attrs["model_file"] = elsewhere
+        with pytest.raises(UserError, match=r"episode 0: .*secret.xml' leads out of .*models; refused"):
+            _ = read(path)[0]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +157,7 @@ def test_reward_and_success_are_what_the_scene_says(tmp_path):
 def test_what_cannot_be_replayed_is_one_line(tmp_path, change, message):
     path = write(tmp_path / "demo.hdf5", lift_states((0.82, 0.82, 0.82)), **change)
     with pytest.raises(UserError, match=message) as error:
-        list(read(path)[1])
+        list(read(path))
     assert "\n" not in str(error.value)
 
 
@@ -138,7 +185,8 @@ def test_every_human_demonstration_ends_in_success(task, tmp_path):
         demo = data.create_group("demo_1")
         demo.attrs["model_file"] = "model_1.xml"
         demo["states"], demo["actions"] = real["data/demo_1/states"][rows], real["data/demo_1/actions"][rows]
-    spec, episodes = read(tmp_path / "demo.hdf5")
+    episodes = read(tmp_path / "demo.hdf5")
+    spec = episodes.spec
     (episode,) = episodes
     check_episode(episode, spec)
     assert episode.success
