@@ -117,7 +117,7 @@ def without_checksum(data: bytes | memoryview, verify: bool = True) -> memoryvie
 
 def _zstd_frames(chunks: Sequence[bytes | memoryview], out: np.ndarray) -> None:
     """The hot path of training: as little Python as can be between two decompressions."""
-    decompress, place = _decompressor().decompress, memoryview(out.reshape(-1))
+    decompress, place = _decompressor().decompress, out.reshape(-1).data
     size = out[0].nbytes
     try:
         for number, chunk in enumerate(chunks):

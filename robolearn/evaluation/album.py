@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from hardware.types import RobotSpec
-from robolearn.data import motion
+from robolearn.data.checks import motion
+from robolearn.data.checks.flags import EpisodeFlags
 from robolearn.data.episode import Episode
-from robolearn.data.flags import EpisodeFlags
 from robolearn.evaluation.contact import clip, picture, sheet, strip, thumbnail
 from robolearn.evaluation.multiples import curves
 from robolearn.evaluation.page import card, section, text

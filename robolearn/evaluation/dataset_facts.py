@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from hardware.types import ArraySpec, RobotSpec, Source
-from robolearn.data.flags import AMONG, LATE, RULES, EpisodeFlags
+from robolearn.data.checks.flags import AMONG, LATE, RULES, EpisodeFlags
+from robolearn.data.checks.quality import Measure
+from robolearn.data.checks.statistics import EpisodeStatistics, column_statistics
+from robolearn.data.checks.synchrony import pooled
 from robolearn.data.journal import JOURNAL, Journal
-from robolearn.data.quality import Measure
-from robolearn.data.statistics import EpisodeStatistics, column_statistics
 from robolearn.data.store import EpisodeStore
-from robolearn.data.synchrony import pooled
 from robolearn.data.writing import RECORDING, UNFINISHED
 from robolearn.evaluation.album import flat
 from robolearn.evaluation.plots import number

@@ -7,10 +7,10 @@ from html import escape
 
 import numpy as np
 
-from robolearn.data.flags import AMONG, RULES, EpisodeFlags, Rule
-from robolearn.data.quality import Measure
+from robolearn.data.checks.flags import AMONG, RULES, EpisodeFlags, Rule
+from robolearn.data.checks.quality import Measure
+from robolearn.data.checks.synchrony import pooled
 from robolearn.data.store import EpisodeStore
-from robolearn.data.synchrony import pooled
 from robolearn.evaluation.album import Album, flat, sheets
 from robolearn.evaluation.dataset_facts import (
     FLAG_HEAD,

@@ -15,9 +15,9 @@ from rich.progress import track
 
 from hardware.types import RobotSpec
 from robolearn.core.errors import UserError
-from robolearn.data.edits import Edit, Redact, Rename, Resample, TrimIdle, chain
-from robolearn.data.facts import Facts
-from robolearn.data.merged import Merged
+from robolearn.data.editing.edits import Edit, Redact, Rename, Resample, TrimIdle, chain
+from robolearn.data.editing.facts import Facts
+from robolearn.data.editing.merged import Merged
 from robolearn.experiments.building import Batches, building, is_complete, progress
 
 

@@ -14,11 +14,11 @@ from rich.text import Text
 
 from robolearn.core.config import to_dict
 from robolearn.core.errors import UserError, require_at_least
+from robolearn.data.editing.mapping import Map, load_map, read_mapped
+from robolearn.data.editing.selection import episode_numbers
 from robolearn.data.episode import Episode, check_episode
 from robolearn.data.formats import Options, Reader, locate
-from robolearn.data.hub import PREFIX, download
-from robolearn.data.mapping import Map, load_map, read_mapped
-from robolearn.data.selection import episode_numbers
+from robolearn.data.formats._hub import PREFIX, download
 from robolearn.data.store import EpisodeStore
 from robolearn.experiments.building import SKIPPED, Batches, building, is_complete, progress, record_skipped
 

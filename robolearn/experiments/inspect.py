@@ -15,10 +15,10 @@ from rich.text import Text
 
 from robolearn.core.errors import UserError
 from robolearn.core.files import write_atomic
-from robolearn.data.duplicates import twins
-from robolearn.data.flags import EpisodeFlags, compare, examine
-from robolearn.data.quality import quality
-from robolearn.data.statistics import state_scale
+from robolearn.data.checks.duplicates import twins
+from robolearn.data.checks.flags import EpisodeFlags, compare, examine
+from robolearn.data.checks.quality import quality
+from robolearn.data.checks.statistics import state_scale
 from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.album import Album
 from robolearn.evaluation.dataset_facts import (

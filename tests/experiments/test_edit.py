@@ -149,7 +149,7 @@ def test_episodes_say_where_they_were(go):
 
 
 def test_frames_are_looked_at_only_for_flags(go, monkeypatch):
-    monkeypatch.setattr("robolearn.data.facts.examine", lambda *_: pytest.fail("looked at"))
+    monkeypatch.setattr("robolearn.data.editing.facts.examine", lambda *_: pytest.fail("looked at"))
     assert len(go(keep="success and length > 12")) == 2
 
 

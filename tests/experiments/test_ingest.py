@@ -15,7 +15,7 @@ import pytest
 from hardware.types import ArraySpec, RobotSpec
 from robolearn.cli import parse
 from robolearn.core.errors import UserError
-from robolearn.data import mapping
+from robolearn.data.editing import mapping
 from robolearn.data.episode import Episode
 from robolearn.data.store import EpisodeStore
 from robolearn.experiments import building, ingest

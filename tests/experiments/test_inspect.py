@@ -11,8 +11,8 @@ import pytest
 
 from hardware.types import ArraySpec, RobotSpec
 from robolearn.core.errors import UserError
+from robolearn.data.checks.flags import AMONG, RULES
 from robolearn.data.episode import Episode
-from robolearn.data.flags import AMONG, RULES
 from robolearn.data.store import EpisodeStore
 from robolearn.data.writing import UNFINISHED
 from robolearn.evaluation import album

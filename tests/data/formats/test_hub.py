@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from robolearn.core.errors import UserError
+from robolearn.data.formats._hub import download
 from robolearn.data.formats._reader import inside
-from robolearn.data.hub import download
 from robolearn.data.store import EpisodeStore
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

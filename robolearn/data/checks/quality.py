@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import KDTree
 
-from robolearn.data.duplicates import require_alike
+from robolearn.data.checks.duplicates import require_alike
 from robolearn.data.store import EpisodeStore
 
 MOST_ROWS = 20_000  # that neighbours are searched for; a larger store is thinned to this many, drawn evenly with a seed

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hardware.types import ArraySpec, Source
-from robolearn.data.footage import watch
-from robolearn.data.statistics import column_statistics, episode_statistics, state_scale
+from robolearn.data.checks.footage import watch
+from robolearn.data.checks.statistics import column_statistics, episode_statistics, state_scale
 from robolearn.data.store import EpisodeStore
 
 

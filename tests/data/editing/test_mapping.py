@@ -16,16 +16,16 @@ from scipy.spatial.transform import Rotation
 from hardware.types import ArraySpec, RobotSpec
 from robolearn.core.config import from_dict
 from robolearn.core.errors import UserError
-from robolearn.data import mapping
-from robolearn.data.conversions import UNITS, Part, Step
-from robolearn.data.deltas import Relative
+from robolearn.data.editing import mapping
+from robolearn.data.editing.conversions import UNITS, Part, Step
+from robolearn.data.editing.deltas import Relative
+from robolearn.data.editing.mapping import Camera, Map, Mapped, load_map, read_mapped, resized
+from robolearn.data.editing.rotations import form
 from robolearn.data.episode import Episode, Stream, check_episode
 from robolearn.data.formats import Options, Reader
-from robolearn.data.mapping import Camera, Map, Mapped, load_map, read_mapped, resized
-from robolearn.data.rotations import form
 
 inf = math.inf
-DOCS = Path(__file__).parents[2] / "docs" / "ingest-map.md"
+DOCS = Path(__file__).parents[3] / "docs" / "ingest-map.md"
 seeds = st.integers(0, 2**32 - 1)
 POSE = ("x", "y", "z", "roll", "pitch", "yaw")
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robolearn.core.errors import UserError
-from robolearn.data.selection import LONGEST, Expression, as_text, episode_numbers
+from robolearn.data.editing.selection import LONGEST, Expression, as_text, episode_numbers
 
 EPISODE = {"length": 120, "index": 7, "success": True, "frozen_camera": 3.0, "meta.task": "lift", "meta.score": None, "meta.who": "anna"}
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from hardware.types import ArraySpec, RobotSpec
 from robolearn.core.errors import UserError
+from robolearn.data.checks.motion import IDLE, state_vector, steps_of, still
 from robolearn.data.episode import Episode, Stream
 from robolearn.data.formats._reader import require_memory
-from robolearn.data.motion import IDLE, state_vector, steps_of, still
 
 DRIFT = 10 * IDLE  # of a state's range: what creeps further than this from where it stood is moving, however slowly
 FASTEST_HZ = 10_000

@@ -15,7 +15,7 @@ from PIL import Image
 from hardware.types import ArraySpec
 from robolearn.core.config import load_config
 from robolearn.core.errors import UserError
-from robolearn.data.conversions import Conversion, Part
+from robolearn.data.editing.conversions import Conversion, Part
 from robolearn.data.episode import Episode
 from robolearn.data.formats import Options, Reader, read
 from robolearn.data.formats._reader import Guarded, float32

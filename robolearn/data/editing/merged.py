@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from robolearn.core.errors import UserError
+from robolearn.data.checks.statistics import state_scale
+from robolearn.data.editing.selection import as_text
 from robolearn.data.episode import Episode
-from robolearn.data.selection import as_text
-from robolearn.data.statistics import state_scale
 from robolearn.data.store import EpisodeStore
 
 LISTED = 8  # differences of two specs that an error names

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from hardware.types import ArraySpec, RobotSpec
-from robolearn.data.duplicates import Twin
+from robolearn.data.checks.duplicates import Twin
+from robolearn.data.checks.flags import AMONG, RULES, compare, episode_flags, examine, flags
+from robolearn.data.checks.footage import watch
+from robolearn.data.checks.motion import jumps, roughness, steps_of
+from robolearn.data.checks.synchrony import Profile, pooled, profile
 from robolearn.data.episode import Episode
-from robolearn.data.flags import AMONG, RULES, compare, episode_flags, examine, flags
-from robolearn.data.footage import watch
-from robolearn.data.motion import jumps, roughness, steps_of
 from robolearn.data.store import EpisodeStore
-from robolearn.data.synchrony import Profile, pooled, profile
 
 ROWS, RATE = 120, 20.0
 POSE = ArraySpec(("x", "y"), ("m", "m"), (-1.0, -1.0), (1.0, 1.0))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robolearn.core.errors import UserError
-from robolearn.data.duplicates import NEAR, twins
+from robolearn.data.checks.duplicates import NEAR, twins
 from robolearn.data.store import EpisodeStore
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hardware.types import ArraySpec, RobotSpec
 from robolearn.core.errors import UserError
-from robolearn.data.edits import Redact, Rename, Resample, TrimIdle, chain, cut, pauses
+from robolearn.data.editing.edits import Redact, Rename, Resample, TrimIdle, chain, cut, pauses
 from robolearn.data.episode import Episode, Stream, check_episode
 
 ONE = ArraySpec(("x",), ("m",), (-9.0,), (9.0,))

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from robolearn.data.duplicates import twins
-from robolearn.data.flags import AMONG, RULES, EpisodeFlags, compare, examine
-from robolearn.data.merged import Merged
-from robolearn.data.selection import Expression, episode_numbers
-from robolearn.data.statistics import state_scale
+from robolearn.data.checks.duplicates import twins
+from robolearn.data.checks.flags import AMONG, RULES, EpisodeFlags, compare, examine
+from robolearn.data.checks.statistics import state_scale
+from robolearn.data.editing.merged import Merged
+from robolearn.data.editing.selection import Expression, episode_numbers
 
 
 class Raised(float):

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from hardware.types import ArraySpec
-from robolearn.data import rotations
-from robolearn.data.rotations import Frame
+from robolearn.data.editing import rotations
+from robolearn.data.editing.rotations import Frame
 
 Pair = tuple[np.ndarray, np.ndarray]  # what was executed and what was asked for, float64 (T, D) each
 Conversion = Callable[[np.ndarray, np.ndarray, Mapping[str, np.ndarray]], Pair]  # (executed, requested, the converted state)

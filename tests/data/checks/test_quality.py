@@ -5,9 +5,8 @@ import pytest
 
 from hardware.types import ArraySpec, RobotSpec
 from robolearn.core.errors import UserError
-from robolearn.data import quality as module
-from robolearn.data.episode import Episode
-from robolearn.data.quality import (
+from robolearn.data.checks import quality as module
+from robolearn.data.checks.quality import (
     action_divergence,
     nearest_elsewhere,
     positive_sided_variance,
@@ -17,6 +16,7 @@ from robolearn.data.quality import (
     transition_diversity,
     unique_pairs,
 )
+from robolearn.data.episode import Episode
 from robolearn.data.store import EpisodeStore
 
 PATH = np.linspace(0, 1, 50)[:, None]

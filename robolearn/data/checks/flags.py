@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hardware.types import RobotSpec
-from robolearn.data import motion
-from robolearn.data.duplicates import NEAR, Twin
+from robolearn.data.checks import motion
+from robolearn.data.checks.duplicates import NEAR, Twin
+from robolearn.data.checks.footage import Footage, longest_run, watch
+from robolearn.data.checks.statistics import EpisodeStatistics, episode_statistics, state_scale
+from robolearn.data.checks.synchrony import Profile, profile
 from robolearn.data.episode import Episode
-from robolearn.data.footage import Footage, longest_run, watch
-from robolearn.data.statistics import EpisodeStatistics, episode_statistics, state_scale
 from robolearn.data.store import EpisodeStore
-from robolearn.data.synchrony import Profile, profile
 
 LATE = 1.5  # a step longer than this many usual ones lost rows
 LAG_S = 1.0  # how far a camera's lag is searched for, either way

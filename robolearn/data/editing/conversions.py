@@ -14,8 +14,8 @@ import numpy as np
 
 from hardware.types import ArraySpec
 from robolearn.core.errors import UserError
-from robolearn.data import rotations
-from robolearn.data.deltas import Conversion, Pair, Relative
+from robolearn.data.editing import rotations
+from robolearn.data.editing.deltas import Conversion, Pair, Relative
 from robolearn.data.formats._reader import vector
 
 Bound = float | tuple[float, ...]  # one for all elements, or one for each
@@ -43,7 +43,7 @@ class Step:
     range: tuple[tuple[Bound, Bound], tuple[Bound, Bound]] | None = None
     """[[a, b], [c, d]]: a becomes c, b becomes d, the rest in proportion, beyond the ends too."""
     rotation: tuple[str, str] | None = None
-    """[was, becomes]: forms of robolearn.data.rotations."""
+    """[was, becomes]: forms of robolearn.data.editing.rotations."""
     delta: Relative | None = None
     """Absolute targets become differences."""
     absolute: Relative | None = None

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hardware.types import ArraySpec
-from robolearn.data.conversions import Part, Step, factor
-from robolearn.data.deltas import Relative
+from robolearn.data.editing.conversions import Part, Step, factor
+from robolearn.data.editing.deltas import Relative
 
 inf = math.inf
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hardware.types import ArraySpec, RobotSpec
+from robolearn.data.checks.footage import Footage, longest_run, watch
+from robolearn.data.checks.motion import at_limits, state_vector, steps_of, still
 from robolearn.data.episode import Episode
-from robolearn.data.footage import Footage, longest_run, watch
-from robolearn.data.motion import at_limits, state_vector, steps_of, still
 from robolearn.data.store import EpisodeStore
 
 QUANTILES = (0.01, 0.5, 0.99)

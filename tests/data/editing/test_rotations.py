@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from robolearn.data.rotations import accumulate, compose, convert, difference, form
+from robolearn.data.editing.rotations import accumulate, compose, convert, difference, form
 
 AXES = ["xyz", "zyx", "zxz", "yxz"]
 NAMES = ["quat_wxyz", "quat_xyzw", "axis_angle", "rot6d", "rot6d_rows"]
