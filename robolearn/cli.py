@@ -79,6 +79,11 @@ def parse(verb: str, cls: type, words: Sequence[str], default_file: Path | None 
     default: Any = tyro.MISSING_NONPROP
     file = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else default_file
     if file is not None:
+        if file.is_dir() or (not file.exists() and file.suffix not in (".yaml", ".yml")):
+            field = next((name for name in ("path", "data", "checkpoint") if name in cls.__dataclass_fields__), "out")
+            raise UserError(
+                f"{file}: the bare argument is a config in YAML; what a verb reads goes behind an option, such as --{field} {file}"
+            )
         default = load_config(file, cls, missing=tyro.MISSING)
     said = io.StringIO()
     try:

@@ -19,6 +19,7 @@ from robolearn.core.errors import UserError
 from robolearn.core.files import write_atomic
 
 C = TypeVar("C")
+MAX_NODES = 1_000_000  # values of one file
 TRUSTED = ("robolearn", "hardware")  # a config or a checkpoint from a stranger must not import anything else
 
 
@@ -54,6 +55,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a config: nested too deeply") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from error
+    except (ValueError, AttributeError, LookupError, TypeError) as error:  # PyYAML's own, of !!int x and 2024-99-99
+        raise UserError(f"{path}: not YAML: a date or number in it is none") from error
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -128,14 +131,22 @@ def _value(annotation: Any, value: Any, place: _Place, default: Any) -> Any:
         fits, converted = _scalar(annotation, value)
         if fits:
             return converted
-    raise place.error(f"{value!r} is not valid; expected {_describe(annotation)}")
+    raise place.error(f"{_shown(value)} is not valid; expected {_describe(annotation)}")
+
+
+def _shown(value: Any) -> str:
+    """As the file has it. Python writes out no number of more than 4300 digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def _scalar(kind: type, value: Any) -> tuple[bool, Any]:
     if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return True, float(value)  # YAML 1.1 reads 1e-4 as text
-        except ValueError:
+        except (ValueError, OverflowError):
             return False, None
     if issubclass(kind, Enum):
         return (value in kind.__members__, kind.__members__.get(value)) if isinstance(value, str) else (isinstance(value, kind), value)
@@ -161,7 +172,7 @@ def _union(members: Sequence[Any], value: Any, place: _Place, default: Any) -> A
         results.append(result)
     if results:
         return results[0]
-    raise place.error(f"{value!r} is not valid; expected {_describe(Union[tuple(members)])}")  # noqa: UP007
+    raise place.error(f"{_shown(value)} is not valid; expected {_describe(Union[tuple(members)])}")  # noqa: UP007
 
 
 def _sequence(origin: Any, args: tuple, value: Sequence[Any], place: _Place) -> Any:
@@ -270,7 +281,30 @@ def _describe(annotation: Any) -> str:
     return str(annotation).replace("typing.", "")
 
 
-class _Loader(yaml.SafeLoader):
+class PlainLoader(yaml.SafeLoader):
+    """Refuses aliases of aliases of aliases: a kilobyte of them stands for gigabytes, as text and where they are merged."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _count(node, {})
+        return node
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many nodes there are once every alias is written out. ComposerError: too many, or without an end."""
+    if id(node) not in known:
+        known[id(node)] = MAX_NODES  # while it is open: one that holds itself
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in parts for part in pair]
+        known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+    if known[id(node)] >= MAX_NODES:
+        raise yaml.composer.ComposerError(None, None, f"more than {MAX_NODES} values, with its aliases written out", node.start_mark)
+    return known[id(node)]
+
+
+class _Loader(PlainLoader):
     """PyYAML keeps the last of two equal keys without a word; a config must not."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:

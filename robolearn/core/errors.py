@@ -12,8 +12,16 @@ _PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, e
 GL_PACKAGES = "libegl1 libgl1 libglx-mesa0 libgl1-mesa-dri libglib2.0-0"
 
 
+def one_line(text: str) -> str:
+    """Text from anywhere as a terminal may see it: breaks become spaces, what cannot be printed its escape (a file may hold any name)."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+
+
 class UserError(Exception):
     """Wrong input: one line that names the file, the field, the unit and the valid choices. The CLI exits with 2."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 def require_at_least(name: str, value: float, least: float, unit: str) -> None:

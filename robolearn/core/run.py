@@ -40,7 +40,7 @@ class Run:
 
     Without done.json a second start with the same config resumes; with another config it is refused, unless
     overwrite=True, which empties the folder first. Nothing is written before `with`. grows: a number of the config that may be
-    raised later, such as how many episodes to record; the run then goes on.
+    changed later, such as how many episodes to record: raised, the run goes on; lowered, it may end earlier.
     """
 
     def __init__(self, out: Path, config: Any, overwrite: bool = False, grows: str | None = None) -> None:
@@ -56,10 +56,8 @@ class Run:
             return
         differences = self._differences()
         if grows is not None and grows in differences:
-            there, here = differences[grows]
-            if isinstance(there, int) and isinstance(here, int) and there < here:
-                self._grown = True
-                del differences[grows]
+            there, here = differences.pop(grows)
+            self._grown = here > there
         if overwrite and (differences or self.finished()):
             self._empty()
         elif differences:

@@ -48,6 +48,9 @@ def parse_index(column: Column, tail: bytes) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("cut short")
     index = np.frombuffer(without_checksum(tail[-size:]), "<u8").reshape(-1, 2)
     there = index[:, 1] != MISSING
+    most = 2 * column.codec.rows * int(np.prod(column.tail)) + (1 << 20)  # pyright: ignore[reportOptionalMemberAccess]
+    if (index[there, 1] > most).any() or (index[there, 0] >> 62).any():
+        raise ValueError("its index holds absurd numbers")
     return np.where(there, index[:, 0], 0).astype(np.int64), np.where(there, index[:, 1], 0).astype(np.int64)
 
 

@@ -65,7 +65,8 @@ def codec_of(metadata: list[dict[str, Any]]) -> FrameCodec:
     """The codec that zarr.json describes (without its checksum). ValueError: one that is not read here."""
     names = [codec.get("name") for codec in metadata]
     if names == ["bytes", "zstd"]:
-        return frame_codec(f"zstd:{metadata[1]['configuration']['level']}")
+        low, high, _ = _LIMITS["zstd"]  # other levels, which others may have chosen, read the same
+        return frame_codec(f"zstd:{min(max(int(metadata[1]['configuration']['level']), low), high)}")
     kind = str(names[0]).removeprefix(_PREFIX)
     if len(names) != 1 or kind not in _SETTING or kind == "zstd":
         raise ValueError(f"codecs {names} are not read here")
@@ -86,6 +87,7 @@ def zstd_compress(data: bytes | memoryview, level: int) -> bytes:
 def zstd_decompress(data: bytes | memoryview, size: int) -> bytes:
     """Exactly `size` bytes. ValueError: damaged, or of another size."""
     try:
+        _require_size(data, size)
         content = _decompressor().decompress(data, max_output_size=size)
     except zstandard.ZstdError as error:
         raise ValueError(f"zstd: {error}") from error
@@ -98,6 +100,12 @@ def _decompressor() -> zstandard.ZstdDecompressor:
     if (decompressor := getattr(_own, "decompressor", None)) is None:
         decompressor = _own.decompressor = zstandard.ZstdDecompressor()
     return decompressor
+
+
+def _require_size(data: bytes | memoryview, size: int) -> None:
+    """The decompressor believes a frame's header: `max_output_size` is for frames that do not say their size."""
+    if (claimed := zstandard.frame_content_size(data)) not in (-1, size):
+        raise ValueError(f"zstd: holds {claimed} bytes; expected {size}")
 
 
 def with_checksum(data: bytes) -> bytes:
@@ -121,6 +129,7 @@ def _zstd_frames(chunks: Sequence[bytes | memoryview], out: np.ndarray) -> None:
     size = out[0].nbytes
     try:
         for number, chunk in enumerate(chunks):
+            _require_size(chunk, size)
             place[number * size : (number + 1) * size] = decompress(chunk, max_output_size=size)
     except zstandard.ZstdError as error:
         raise ValueError(f"zstd: {error}") from error

@@ -11,8 +11,12 @@ Parts = Iterable[bytes | memoryview]
 
 
 def write(path: Path, parts: Parts) -> None:
-    """A whole file, on the disk when this returns. Its folder is the caller's to sync."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    """A whole new file, on the disk when this returns. Its folder is the caller's to sync.
+
+    What the name stood for before is let go, not written into: an unfinished recording may share it (see `link`).
+    """
+    remove(path)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         write_all(descriptor, b"".join(parts))
         os.fsync(descriptor)

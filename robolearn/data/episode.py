@@ -43,8 +43,9 @@ class Episode:
         return len(self.time)
 
     @property
-    def success(self) -> bool:
-        return bool(self.meta.get("success", False))
+    def success(self) -> bool | None:
+        """None: not known."""
+        return self.meta.get("success")
 
 
 def check_episode(episode: Episode, spec: RobotSpec) -> None:

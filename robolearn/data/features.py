@@ -29,8 +29,8 @@ class Features:
             self._folder = Path(url) / "features"
 
     def rows(self, key: str) -> int:
-        path = self._path(key)
-        return len(np.load(path, mmap_mode="r")) if path.exists() else 0
+        found = _mapped(self._path(key))
+        return 0 if found is None else len(found)
 
     def read(self, key: str, rows: int) -> np.ndarray:
         if self.rows(key) != rows or rows == 0:
@@ -62,7 +62,7 @@ class Features:
             # The journal's lines up to these rows say whether a file made earlier is about the same episodes.
             identity = hashlib.sha256(f"{Path(self._url).absolute()} {camera} {rows} {store.identity()}".encode()).hexdigest()[:16]
             path = folder / f"{identity}.npy"
-            if not path.exists():
+            if (found := _mapped(path)) is None or found.shape != shape:
                 _build(path, shape, np.dtype(np.uint8), fill)
             frames = np.load(path, mmap_mode="r")
         frames.flags.writeable = False
@@ -72,6 +72,14 @@ class Features:
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", key):
             raise ValueError(f"feature key {key!r}; valid: letters, digits, '_', '-', '.'")
         return self._folder / f"{key}.npy"
+
+
+def _mapped(path: Path) -> np.ndarray | None:
+    """None where there is no such file, or not a whole one: it is made anew."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def _build(path: Path, shape: tuple[int, ...], dtype: np.dtype, fill: Callable[[np.ndarray], None]) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
 
 from robolearn.core.errors import UserError
 
 REMOTE = ("s3", "gs", "http", "https")
 OPEN_FILES = 512
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -38,8 +41,7 @@ class Files(Protocol):
 
 def open_files(place: str | Path) -> Files:
     """A folder's path or a URL. UserError: a scheme that is not read here."""
-    place = re.sub(r"^(\w{2,}):/(?=[^/])", r"\1://", str(place))  # pathlib makes one slash of two
-    scheme = urlsplit(place).scheme if "://" in place else ""
+    place, scheme = as_url(place), scheme_of(place)
     if not scheme:
         return LocalFiles(Path(place))
     if scheme not in REMOTE:
@@ -47,12 +49,22 @@ def open_files(place: str | Path) -> Files:
     return RemoteFiles(place.rstrip("/"))
 
 
+def as_url(place: str | Path) -> str:
+    return re.sub(r"^(\w{2,}):/(?=[^/])", r"\1://", str(place))  # pathlib makes one slash of two
+
+
+def scheme_of(place: str | Path) -> str:
+    """ "s3", "http", ...; empty for a path."""
+    return urlsplit(place).scheme if "://" in (place := as_url(place)) else ""
+
+
 class LocalFiles:
-    """A folder. Files stay open, the least recently used are let go; pread, because a mapped file that is cut short kills us."""
+    """A folder. Files stay open, the oldest are let go; pread, because a mapped file that is cut short kills us."""
 
     def __init__(self, path: Path) -> None:
-        self.url, self._path = str(path), path
+        self.url, self._path = str(path), path.absolute()  # the program may change its folder
         self._open: OrderedDict[str, _Descriptor] = OrderedDict()
+        _all.add(self)
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
         return [self._whole(key) for key in keys]
@@ -69,22 +81,38 @@ class LocalFiles:
         return [b"" if file is None else os.pread(file.number, size, at) for file, (_, at, size) in zip(files, parts, strict=True)]
 
     def _whole(self, key: str) -> bytes | None:
-        try:
-            return (self._path / key).read_bytes()
-        except FileNotFoundError:
-            return None
+        return self._there(key, lambda: (self._path / key).read_bytes())
 
     def _file(self, key: str) -> _Descriptor | None:
         file = self._open.get(key)
         if file is None:
-            try:
-                file = self._open[key] = _Descriptor(self._path / key)
-            except FileNotFoundError:
+            file = self._there(key, lambda: _Descriptor(self._path / key))
+            if file is None:
                 return None
+            self._open[key] = file
             while len(self._open) > OPEN_FILES:
                 with suppress(KeyError):  # another thread was quicker
                     self._open.popitem(last=False)
         return file
+
+    def _there(self, key: str, call: Callable[[], T]) -> T | None:
+        """None where there is no such file. UserError: there is one, and it cannot be read."""
+        try:
+            try:
+                return call()
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                for files in list(_all):  # the process may open no more: every store lets go of what it holds
+                    files._open.clear()
+                return call()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise UserError(f"{self.url}/{key}: cannot be read: {error.strerror}") from error
+
+
+_all: weakref.WeakSet[LocalFiles] = weakref.WeakSet()
 
 
 class _Descriptor:

@@ -30,7 +30,7 @@ class Frames:
         assert column.codec is not None
         self._files, self._column, self._codec = files, column, column.codec
         self._missing_is_black = missing_is_black
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}  # by process: one held at a fork stays locked in the child
         self._known = np.zeros(0, bool)  # by file
         self._offset = np.zeros(0, np.int64)  # by chunk
         self._length = np.zeros(0, np.int64)
@@ -112,7 +112,7 @@ class Frames:
         """Read the indices of shards met for the first time."""
         if files[-1] < len(self._known) and self._known[files].all():
             return
-        with self._lock:
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
             self._learn_alone(files)
 
     def _learn_alone(self, files: np.ndarray) -> None:
@@ -164,7 +164,7 @@ def _groups(runs: Sequence[tuple[str, int, int]]) -> list[list[int]]:
 
 
 def _threads() -> ThreadPoolExecutor:
-    if os.getpid() not in _pool:
-        _pool.clear()
-        _pool[os.getpid()] = ThreadPoolExecutor(max(THREADS - 1, 1), thread_name_prefix="frames")
-    return _pool[os.getpid()]
+    pool = _pool.get(os.getpid())
+    if pool is None:  # several threads may come here at once: one of their pools is kept, the others never start a thread
+        pool = _pool.setdefault(os.getpid(), ThreadPoolExecutor(max(THREADS - 1, 1), thread_name_prefix="frames"))
+    return pool

@@ -16,7 +16,6 @@ from robolearn.data.codecs import FrameCodec, codec_of, frame_codec, zstd_metada
 FORMAT = "robolearn"
 FORMAT_VERSION = 2
 READABLE = (1, 2)
-JOURNAL = "episodes.jsonl"
 BLOCK = 256  # rows of one file; a frame's file may hold fewer
 STREAM_BLOCK = 4096  # samples of one file
 SHARD_BYTES = 1 << 24  # of raw frames in one file, at most
@@ -119,13 +118,15 @@ def parse_array(name: str, text: str | bytes) -> tuple[Column, int]:
             codec = codec_of(codecs[:-1] if checked else codecs)
             fits = inner["chunk_shape"] == [codec.rows, *tail] and inner.get("index_location", "end") == "end"
             fits &= [c["name"] for c in inner["index_codecs"]] == ["bytes", "crc32c"]
+            fits &= file_rows % codec.rows == 0
         else:
             checked = codecs[-1]["name"] == "crc32c"
-            fits = [c["name"] for c in codecs] == ["bytes", "zstd", "crc32c"][: 3 if checked else 2]
+            fits = codecs[0].get("configuration", {}).get("endian", "little") == "little"
+            fits &= [c["name"] for c in codecs] == ["bytes", "zstd", "crc32c"][: 3 if checked else 2]
         if not fits or file_tail != tail or not 0 < file_rows <= 1 << 20 or data["chunk_key_encoding"]["configuration"]["separator"] != ".":
             raise ValueError("its chunks are laid out in another way")
         return Column(name, np.dtype(data["data_type"]), tuple(tail), file_rows, codec, checked), int(rows)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"array {name}: {'no ' if isinstance(error, KeyError) else ''}{error}") from error
 
 

@@ -54,7 +54,11 @@ class Recorder:
         self._waiting = 0.0  # bytes in the queue
         self._lock = threading.Lock()
         self._last = -np.inf  # time of the last row
+        self._last_taken = dict.fromkeys(spec.cameras, -np.inf)
+        self._last_sample = dict.fromkeys(spec.streams, -np.inf)
         self.rows, self.dropped = 0, 0  # added; not taken because the disk was too far behind
+        self.dropped_samples = 0
+        self._ended = False
         self.folder = folder
         self._output = _Output(folder, spec, columns)
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -74,39 +78,64 @@ class Recorder:
         image_time: Mapping[str, float] | None = None,
     ) -> None:
         """One row: shapes and units as in Episode, without the time dimension. ValueError: it does not fit the spec."""
+        self._check_open()
+        _same_keys("images", images, self._spec.cameras)
+        _same_keys("state", state, self._spec.state)
+        taken = dict.fromkeys(self._spec.cameras, np.nan) if image_time is None else image_time
+        _same_keys("image_time", taken, self._spec.cameras)
+        if not 0 <= source <= 255:
+            raise ValueError(f"source is {source}; expected 0 to 255")
         row = np.zeros((), self._row_type)
-        row["time"], row["reward"], row["terminal"], row["source"] = time, reward, terminal, source
-        for name, value in {"action": action, "requested_action": requested_action, **{f"state/{k}": v for k, v in state.items()}}.items():
-            if np.shape(value) != row[name].shape or not (name == "requested_action" or np.isfinite(value).all()):
-                raise ValueError(f"{name} is {np.asarray(value).tolist()}; expected {row[name].shape[0]} finite numbers")
-            row[name] = value
+        with np.errstate(over="ignore"):  # what float32 cannot hold is found below
+            row["time"], row["reward"], row["terminal"], row["source"] = time, reward, terminal, source
+            for name, value in [("action", action), ("requested_action", requested_action), *((f"state/{k}", v) for k, v in state.items())]:
+                if np.shape(value) == row[name].shape:
+                    row[name] = value
+                if np.shape(value) != row[name].shape or not (name == "requested_action" or np.isfinite(row[name]).all()):
+                    raise ValueError(f"{name} is {np.asarray(value).tolist()}; expected {row[name].shape[0]} finite numbers")
         for name, size in self._spec.cameras.items():
             if (image := images[name]).shape != (*size, 3) or image.dtype != np.uint8:
                 raise ValueError(f"images.{name} is {image.dtype} {image.shape}; expected uint8 {(*size, 3)}")
-            row[f"image_time/{name}"] = np.nan if image_time is None else image_time[name]
-        if not (time > self._last and np.isfinite(reward)):
+            if np.isinf(taken[name]) or taken[name] < self._last_taken[name]:
+                raise ValueError(f"image_time.{name} is {taken[name]} s; expected NaN, or not before {self._last_taken[name]} s")
+            row[f"image_time/{name}"] = taken[name]
+        if not (np.inf > time > self._last and np.isfinite(row["reward"])):
             raise ValueError(f"time is {time} s, reward {reward}; expected a time after {self._last} s and a finite reward")
         self._last = time
+        self._last_taken |= {name: when for name, when in taken.items() if not np.isnan(when)}
         frames = [images[name] for name in self._spec.cameras]
         size = row.nbytes + sum(frame.nbytes for frame in frames)
-        with self._lock:
-            if self._waiting + size > self._room:
-                self.dropped += 1
-                return
-            self._waiting += size
-            self.rows += 1
+        if not self._takes(size):
+            self.dropped += 1
+            return
+        self.rows += 1
         self._queue.put((size, frames, row.tobytes()))
 
     def sample(self, stream: str, time: np.ndarray | float, values: np.ndarray) -> None:
-        """Samples of a stream: time float64 () or (M,) [s], values float32 (D,) or (M, D)."""
-        times = np.atleast_1d(np.asarray(time, "<f8"))
-        block = np.asarray(values, "<f4").reshape(len(times), self._spec.streams[stream].dim)
-        self._queue.put((0, stream, times.tobytes() + block.tobytes()))
+        """Samples of a stream: time float64 () or (M,) [s], values float32 (D,) or (M, D). ValueError: they do not fit the spec."""
+        self._check_open()
+        if stream not in self._spec.streams:
+            raise ValueError(f"no stream {stream!r}; valid: {', '.join(self._spec.streams) or '(none)'}")
+        times, block, dim = np.atleast_1d(np.asarray(time, "<f8")), np.asarray(values, "<f4"), self._spec.streams[stream].dim
+        if block.shape not in ((len(times), dim), (dim,) if np.ndim(time) == 0 else ()):
+            raise ValueError(f"streams.{stream} is {block.shape} at {times.shape}; expected (M, {dim}) at (M,)")
+        if not (np.isfinite(times).all() and np.isfinite(block).all()):
+            raise ValueError(f"streams.{stream} is not finite; NaN and inf are refused")
+        if np.any(np.diff(times, prepend=self._last_sample[stream]) <= 0):
+            raise ValueError(f"streams.{stream}.time does not increase after {self._last_sample[stream]} s")
+        if not len(times):
+            return
+        self._last_sample[stream] = float(times[-1])
+        if self._takes(size := times.nbytes + block.nbytes):
+            self._queue.put((size, stream, times.tobytes() + block.tobytes()))
+        else:
+            self.dropped_samples += len(times)
 
     @property
     def trouble(self) -> str | None:
         """Why nothing is written any more (a full disk, say); None while all is well."""
-        return None if self._output.error is None else (self._output.error.strerror or str(self._output.error))
+        error = self._output.error
+        return None if error is None else (getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
     def finish(self, meta: Mapping[str, Any], terminal: bool | None = None) -> int:
         """Write out the rest, make it an episode, return its index. UserError: the disk is full; what is there can be recovered.
@@ -114,14 +143,20 @@ class Recorder:
         terminal: of the last row, where only the end tells (an operator's word); None: as it was added.
         """
         json.dumps(to_json(dict(meta)))  # TypeError now, not when the rows are on the disk
+        self._check_open()
         self._stop()
         if self._output.error is not None:
             raise UserError(f"{self._keep()}: {self.trouble}: the recording stopped there; what it has is kept for EpisodeStore.recover")
-        more = {"dropped_rows": self.dropped} if self.dropped else {}
-        return self._commit(self.folder, {**meta, **more}, terminal)
+        dropped = {"dropped_rows": self.dropped, "dropped_samples": self.dropped_samples}
+        try:
+            return self._commit(self.folder, {**meta, **{name: count for name, count in dropped.items() if count}}, terminal)
+        except BaseException:
+            self._keep()
+            raise
 
     def discard(self) -> None:
         """Forget this episode."""
+        self._check_open()
         self._stop()
         remove_recording(self.folder)
 
@@ -129,7 +164,7 @@ class Recorder:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if not self._thread.is_alive():
+        if self._ended:
             return
         if error is None:
             self.discard()
@@ -144,7 +179,20 @@ class Recorder:
         except OSError:
             return self.folder
 
+    def _check_open(self) -> None:
+        if self._ended:  # the folder may be the next recording's by now
+            raise RuntimeError("this recording has ended; begin another with EpisodeStore.record")
+
+    def _takes(self, size: int) -> bool:
+        """Whether there is room for this many bytes more."""
+        with self._lock:
+            if self._waiting + size > self._room:
+                return False
+            self._waiting += size
+            return True
+
     def _stop(self) -> None:
+        self._ended = True
         self._queue.put(_STOP)
         self._thread.join()
 
@@ -170,11 +218,16 @@ class Recorder:
                 due = clock.monotonic() + SYNC_S
 
 
+def _same_keys(field: str, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    if set(got) != set(expected):
+        raise ValueError(f"{field} has {sorted(got)}; the spec has {sorted(expected)}")
+
+
 class _Output:
     """The files of a recording. After the first error nothing more is written: what stands is a prefix of the episode."""
 
     def __init__(self, folder: Path, spec: RobotSpec, columns: Mapping[str, Column]) -> None:
-        self.error: OSError | None = None
+        self.error: Exception | None = None
         self._folder, self._streams = folder, list(spec.streams)
         self._cameras = [columns[f"images/{name}"] for name in spec.cameras]
         self._clips: list[list[np.ndarray]] = [[] for _ in self._cameras]  # frames that wait for their chunk to be full
@@ -197,7 +250,7 @@ class _Output:
                         self._chunk(camera)
                 self._log(b"R", data)
             self._flush()
-        except OSError as error:
+        except Exception as error:  # of a codec, too: a thread that died would lose the rest in silence
             self.error = error
 
     def sync(self) -> None:
@@ -215,7 +268,7 @@ class _Output:
                     if clip:
                         self._chunk(camera)
                 self._flush()
-        except OSError as error:
+        except Exception as error:
             self.error = error
         self.sync()
         for descriptor in self._open.values():

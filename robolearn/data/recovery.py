@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -147,9 +148,10 @@ class _Log:
 def _records(path: Path) -> Iterator[bytes]:
     """The records of a log up to the first that is torn."""
     with suppress(FileNotFoundError), open(path, "rb") as file:
+        rest = os.fstat(file.fileno()).st_size
         while len(head := file.read(RECORD.size)) == RECORD.size:
             length, checksum = RECORD.unpack(head)
-            record = file.read(length)
-            if len(record) < length or google_crc32c.value(record) != checksum:
+            rest -= RECORD.size + length
+            if rest < 0 or google_crc32c.value(record := file.read(length)) != checksum:
                 return
             yield record

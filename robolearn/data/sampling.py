@@ -29,12 +29,14 @@ class Sampler:
     ) -> None:
         found = [np.arange(groups)] if isinstance(groups, int) else [np.asarray(group) for group in groups]
         share = np.array([len(group) for group in found] if shares is None else shares, np.float64)
-        if len(share) != len(found) or not np.all(share >= 0) or share.sum() <= 0:
+        if len(share) != len(found) or not np.all(share >= 0) or not 0 < share.sum() < np.inf:
             raise ValueError(f"shares {share.tolist()} of {len(found)} groups; expected one for each, none negative, one above 0")
-        if batch_size % ranks or not 0 <= rank < ranks:
+        if batch_size < 1 or not 0 <= rank < ranks or batch_size % ranks:
             raise ValueError(f"batch size {batch_size}, rank {rank} of {ranks}; expected a multiple of ranks, and 0 <= rank < ranks")
         if any(len(group) == 0 and part > 0 for group, part in zip(found, share, strict=True)):
             raise ValueError("a group without samples has a share above 0")
+        if weights is not None:
+            _check_weights(weights, [group for group, part in zip(found, share, strict=True) if part > 0], sum(map(len, found)))
         self.length, self.batch_size, self.rank, self.ranks = sum(map(len, found)), batch_size, rank, ranks
         self._share: list[float] = (share / share.sum()).tolist()
         self._owed = [0.0] * len(found)  # samples that each group is behind its share
@@ -69,9 +71,18 @@ class Sampler:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["length"] != self.length or len(state["draws"]) != len(self._draws):
             raise ValueError(f"sampler: saved over {state['length']} samples, now there are {self.length}; the data changed")
+        if any(saved["of"] != now.state["of"] for saved, now in zip(state["draws"], self._draws, strict=True)):
+            raise ValueError("sampler: saved over groups of other sizes; the data changed")
         self._owed = list(state["owed"])
         for draw, saved in zip(self._draws, state["draws"], strict=True):
             draw.restore(saved)
+
+
+def _check_weights(weights: np.ndarray, groups: Sequence[np.ndarray], length: int) -> None:
+    if weights.ndim != 1 or len(weights) < length or not np.all(weights >= 0) or not np.isfinite(weights).all():
+        raise ValueError(f"weights {weights.shape}; expected ({length},), all finite and none negative")
+    if not all(weights[group].any() for group in groups):
+        raise ValueError("weights: no weight above 0 in a group")
 
 
 class _Draw:
@@ -99,7 +110,7 @@ class _Draw:
 
     @property
     def state(self) -> dict[str, Any]:
-        return {"rng": self._begun, "position": self._position}
+        return {"rng": self._begun, "position": self._position, "of": len(self._indices)}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._rng.bit_generator.state = state["rng"]

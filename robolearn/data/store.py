@@ -27,6 +27,8 @@ from robolearn.data.recorder import Recorder
 from robolearn.data.recovery import commit
 from robolearn.data.writing import Writer, create, lock, unlock
 
+AT_ONCE = 1024  # files of numbers read and decoded together
+
 
 class EpisodeStore:
     """Episodes, and all their rows as one compact sequence 0..rows (episode after episode, no gaps).
@@ -41,7 +43,11 @@ class EpisodeStore:
         self.spec = RobotSpec.from_dict(from_json(attributes["spec"]))
         self.provenance: dict[str, Any] = dict(from_json(attributes["provenance"]))
         self.calibration: str | None = attributes.get("calibration")
-        self._journal = Journal.parse(files.read([JOURNAL])[0] or b"")
+        if min([1, *(side for size in self.spec.cameras.values() for side in size)]) < 1:
+            raise ValueError("spec: a camera of no size")
+        if (journal := files.read([JOURNAL])[0]) is None:  # not an empty store: the next episode would be written over the first
+            raise ValueError(f"{JOURNAL} is missing")
+        self._journal = Journal.parse(journal)
         self._columns = self._open_columns()
         self._frames = {name: Frames(files, self._columns[f"images/{name}"], self.version == 1) for name in self.spec.cameras}
         self._cache: dict[str, np.ndarray] = {}
@@ -86,7 +92,7 @@ class EpisodeStore:
             )
         handle = lock(Path(path))
         try:
-            return _opened(files, attributes, handle)
+            return _opened(files, _attributes(files), handle)  # again: another writer may have annotated them
         except BaseException:
             unlock(handle)
             raise
@@ -103,6 +109,10 @@ class EpisodeStore:
 
     def __enter__(self) -> EpisodeStore:
         return self
+
+    def __reduce__(self) -> Any:
+        """For processes that are spawned: the same snapshot, opened there for reading."""
+        return _reopened, (str(Path(self.url).absolute()) if "://" not in self.url else self.url, len(self))
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -137,6 +147,7 @@ class EpisodeStore:
         """Rows `start` to `stop` (exclusive) of one episode, checksums verified. Streams come whole, whichever rows are asked for."""
         line, first = self._journal.lines[index], int(self._physical_starts[index])
         start, stop, _ = slice(start, stop).indices(self.length(index))
+        stop = max(start, stop)
         span = (first + start, first + stop)
         rows = {name: self._rows(c, [span]) for name, c in self._columns.items() if stream_of(name) is None and c.codec is None}
         streams = {}
@@ -188,8 +199,11 @@ class EpisodeStore:
     def recover(self, unfinished: Path, meta: Mapping[str, Any] | None = None) -> int:
         """Append what is complete of an unfinished episode and return its index; its meta has "interrupted": true, success null.
 
-        UserError: not one row is complete.
+        UserError: not one row is complete; not one of `unfinished`.
         """
+        if unfinished.resolve() not in [folder.resolve() for folder in self.unfinished]:
+            valid = ", ".join(map(str, self.unfinished)) or "(none)"
+            raise UserError(f"{unfinished}: no unfinished recording; valid: {valid}")
         return self._commit(unfinished, {"success": None, "interrupted": True, **(meta or {})}, None)
 
     # Rows -------------------------------------------------------------------------------------------------------------
@@ -289,6 +303,9 @@ class EpisodeStore:
         if self.version == 1:
             wanted = {name: c for name, c in wanted.items() if not name.startswith("image_time/")}
         found = {}
+        stamps = {name for line in self._journal.lines for name in line.get("image_time", ())}
+        if unknown := [name for name in stamps if f"image_time/{name}" not in wanted]:
+            raise ValueError(f"{JOURNAL} has image_time of {unknown[0]!r}, which is no camera")
         for name, text in zip(wanted, self._files.read([f"{name}/zarr.json" for name in wanted]), strict=True):
             if text is None:
                 raise ValueError(f"array {name} is missing")
@@ -303,18 +320,21 @@ class EpisodeStore:
     def _rows(self, column: Column, spans: Sequence[tuple[int, int]]) -> np.ndarray:
         """The rows of these stretches [first, end) of an array of numbers, one after the other."""
         size = column.file_rows
-        files = list(dict.fromkeys(k for a, b in spans if b > a for k in range(a // size, (b - 1) // size + 1)))
         out = np.empty((sum(b - a for a, b in spans), *column.tail), column.dtype)
-        blocks: dict[int, np.ndarray] = {}
-        for k, data in zip(files, self._files.read([column.key(k) for k in files]), strict=True):
-            blocks[k] = self._block(column, k, data)
+        pieces: list[tuple[int, int, int, int]] = []  # (file, first and last row in it, where they go)
         done = 0
         for a, b in spans:
             while a < b:
                 k, inside = divmod(a, size)
                 count = min(b - a, size - inside)
-                out[done : done + count] = blocks[k][inside : inside + count]
+                pieces.append((k, inside, inside + count, done))
                 a, done = a + count, done + count
+        for group in range(0, len(pieces), AT_ONCE):
+            files = list(dict.fromkeys(piece[0] for piece in pieces[group : group + AT_ONCE]))
+            found = self._files.read([column.key(k) for k in files])
+            blocks = {k: self._block(column, k, data) for k, data in zip(files, found, strict=True)}
+            for k, first, last, at in pieces[group : group + AT_ONCE]:
+                out[at : at + last - first] = blocks[k][first:last]
         return out
 
     def _block(self, column: Column, file: int, data: bytes | None) -> np.ndarray:
@@ -335,21 +355,29 @@ def _attributes(files: Files) -> dict[str, Any]:
         raise UserError(f"{files.url}: no such store; robolearn ingest or teleop makes one")
     try:
         attributes = json.loads(text or "")["attributes"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         attributes = {}
     if not isinstance(attributes, dict) or attributes.get("format") != FORMAT:
-        raise UserError(
-            f"{files.url}: not a robolearn store (zarr.json has no attribute format = {FORMAT!r}); robolearn ingest converts other formats"
-        )
+        inside = Path(files.url) / "dataset.zarr"
+        hint = f"did you mean {inside}?" if inside.exists() else "robolearn ingest converts other formats"
+        raise UserError(f"{files.url}: not a robolearn store (zarr.json has no attribute format = {FORMAT!r}); {hint}")
     if (version := attributes.get("format_version")) not in READABLE:
         readable = ", ".join(map(str, READABLE))
         raise UserError(f"{files.url}: format_version {version}; this robolearn reads versions {readable}: install a newer one")
     return attributes
 
 
+def _reopened(url: str, episodes: int) -> EpisodeStore:
+    """The store as it was when it had this many episodes."""
+    store = EpisodeStore.open(url)
+    del store._journal.lines[episodes:]
+    store._index()
+    return store
+
+
 def _opened(files: Files, attributes: Mapping[str, Any], handle: int | None = None) -> EpisodeStore:
     try:
         return EpisodeStore(files, attributes, handle)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise UserError(f"{files.url}: damaged store: {what}") from error

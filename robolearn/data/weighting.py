@@ -29,15 +29,17 @@ def intervention_only(windows: Windows) -> np.ndarray:
 
 
 def by_return(windows: Windows, temperature: float = 0.1) -> np.ndarray:
-    """exp(r / temperature) with r the episode's return scaled to 0..1 over the episodes (trajectory weighting, Hong et al. 2023)."""
-    if temperature <= 0:
+    """exp(r / temperature) with r the episode's return scaled to 0..1 over the episodes that take part (trajectory weighting,
+    Hong et al. 2023)."""
+    if not temperature > 0:
         raise UserError(f"temperature: {temperature}; expected above 0")
     reward = np.concatenate([store.lowdim("reward") for store in windows.stores])
     lengths = np.concatenate([store.lengths for store in windows.stores])
     returns = np.add.reduceat(reward.astype(np.float64), np.cumsum(lengths) - lengths)
+    returns = np.repeat(returns, lengths)[windows.rows]
     span = np.ptp(returns)
     scaled = (returns - returns.min()) / span if span > 0 else np.zeros(len(returns))
-    return np.repeat(np.exp((scaled - 1) / temperature), lengths)[windows.rows]
+    return np.exp((scaled - 1) / temperature)
 
 
 def _by_episode(windows: Windows, value: Callable[[EpisodeStore, int], bool]) -> np.ndarray:

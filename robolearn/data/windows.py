@@ -206,6 +206,8 @@ class Windows:
         """For each row the row whose frame of this camera a robot with this delay [s] would be shown."""
         if camera not in self.spec.cameras:
             raise UserError(f"latency_s: no camera {camera!r}; valid: {', '.join(self.spec.cameras)}")
+        if not np.isfinite(delay):
+            raise UserError(f"latency_s: {camera}: {delay} s; expected a finite number")
         time = self._column("time")
         taken = np.concatenate([s.lowdim(f"image_time/{camera}") if s.version > 1 else s.lowdim("time") for s in self.stores])
         shown = np.arange(len(time))
@@ -218,7 +220,7 @@ class Windows:
     def _hold(self, cache_mb: float, folder: Path | None) -> None:
         """Frames of the first rows, store after store, as far as the ceiling goes: any row is as likely as any other to be asked for."""
         row_bytes = sum(height * width * 3 for height, width in self.spec.cameras.values())
-        room = int(cache_mb * 1e6 // row_bytes) if row_bytes else 0
+        room = int(min(cache_mb * 1e6 / row_bytes, self._offsets[-1])) if row_bytes else 0
         for store in self.stores:
             for camera in self.spec.cameras:
                 store.hold_frames(camera, min(room, store.rows), folder)
@@ -234,6 +236,8 @@ def _states(store: EpisodeStore, spec: RobotSpec) -> np.ndarray:
 def _bounds(stores: Sequence[EpisodeStore], offsets: np.ndarray, episodes: Episodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(rows that take part, the first and the last row of every row's episode)."""
     chosen, first, last = [], [], []
+    if episodes is not None and not callable(episodes) and (len(episodes) != len(stores) or any(np.ndim(part) != 1 for part in episodes)):
+        raise ValueError(f"episodes: {episodes}; expected one list of indices for each store")
     for k, store in enumerate(stores):
         starts = store.starts + offsets[k]
         first.append(np.repeat(starts, store.lengths))
@@ -243,6 +247,8 @@ def _bounds(stores: Sequence[EpisodeStore], offsets: np.ndarray, episodes: Episo
             keep = np.array([bool(episodes(store.meta(i))) for i in range(len(store))], bool)
         elif episodes is not None:
             keep = np.isin(np.arange(len(store)), episodes[k])
+            if len(episodes[k]) and not 0 <= np.min(episodes[k]) <= np.max(episodes[k]) < len(store):
+                raise ValueError(f"episodes: {episodes[k]} of {store.url}; valid: 0 to {len(store) - 1}")
         chosen.append(np.flatnonzero(np.repeat(keep, store.lengths)) + offsets[k])
     return np.concatenate(chosen), np.concatenate(first), np.concatenate(last)
 

@@ -22,6 +22,7 @@ from robolearn.core.errors import UserError
 from robolearn.data import disk
 from robolearn.data.chunks import encode_block, encode_frames, shard_index
 from robolearn.data.episode import Episode, check_episode
+from robolearn.data.files import as_url, scheme_of
 from robolearn.data.journal import JOURNAL, Journal
 from robolearn.data.layout import (
     BLOCK,
@@ -44,13 +45,11 @@ def create(
     path: Path, spec: RobotSpec, provenance: Mapping[str, Any], compression: str | Mapping[str, str], calibration: str | None
 ) -> None:
     """Lay out an empty store under another name and rename it."""
+    if scheme_of(path):
+        raise UserError(f"{as_url(path)}: an object store is read only; record into a folder and copy it there")
+    _check_spec(path, spec)
     if path.exists():
         raise UserError(f"{path}: exists already; choose another name, or open it with mode 'a' to append")
-    for kind, names in (("cameras", spec.cameras), ("state", spec.state), ("streams", spec.streams)):
-        for name in names:
-            if not NAME.fullmatch(name) or name == "zarr.json":
-                valid = "letters, digits, _, and after the first - . and spaces"
-                raise UserError(f"{path}: {kind}: {name!r} cannot be a folder of the store; valid: {valid}")
     chosen = dict.fromkeys(spec.cameras, compression) if isinstance(compression, str) else dict(compression)
     if unknown := set(chosen) - set(spec.cameras):
         raise UserError(f"compression: no camera {sorted(unknown)[0]!r}; valid: {', '.join(spec.cameras) or '(none)'}")
@@ -87,9 +86,17 @@ class Writer:
 
     def __init__(self, path: Path, handle: int, spec: RobotSpec, arrays: Mapping[str, Column], journal: Journal) -> None:
         self.path, self.spec, self.columns, self.journal = path, spec, arrays, journal
+        for name, column in arrays.items():
+            if (BLOCK if stream_of(name) is None else STREAM_BLOCK) % column.file_rows:  # episodes would share files
+                raise ValueError(f"array {name}: files of {column.file_rows} rows are read, not written")
+            if not column.checked:
+                raise ValueError(f"array {name}: chunks without checksums are read, not written")
         self._shape = {name: json.loads((path / name / "zarr.json").read_bytes())["shape"][0] for name in arrays}
         if (path / RECORDING).exists():  # a recorder was killed
-            put_aside(path / RECORDING)
+            try:
+                put_aside(path / RECORDING)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be written to: {error.strerror}") from error
         self._release = weakref.finalize(self, unlock, handle)  # last: until here the handle is the caller's
 
     @property
@@ -105,7 +112,7 @@ class Writer:
             for episode in episodes:
                 check_episode(episode, self.spec)
             lines = self._lines(episodes)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{self.path}: {' '.join(str(error).split())}") from error
         parts = {name: [_part(episode, name) for episode in episodes] for name in self.columns}
         need = sum(part.nbytes for found in parts.values() for part in found) + (1 << 20)
@@ -134,16 +141,14 @@ class Writer:
         """Make the folders of `written` durable, grow the arrays, then the journal: now the episodes exist."""
         for folder in dict.fromkeys(path.parent for path in written):
             disk.sync_folder(folder)
-        added = Journal([*self.journal.lines, *map(dict, lines)], 0)
         for name, column in self.columns.items():
-            if (end := added.end(stream_of(name))) > self._shape[name]:
+            if (end := self.journal.end_with(lines, stream_of(name))) > self._shape[name]:
                 rows = column.file_rows << (-(-end // column.file_rows) - 1).bit_length()  # doubled: rarely written
                 disk.replace(self.path / name / "zarr.json", _json(array_metadata(column, rows)))
                 self._shape[name] = rows
         data = b"".join(json.dumps(line, allow_nan=False).encode() + b"\n" for line in lines)
         disk.append(self.path / JOURNAL, self.journal.size, data)
-        self.journal.lines.extend(json.loads(line) for line in data.splitlines())
-        self.journal.size += len(data)
+        self.journal.add([json.loads(line) for line in data.splitlines()], len(data))
 
     def annotate(self, provenance: Mapping[str, Any]) -> None:
         """Another provenance, in place of the old one."""
@@ -163,6 +168,7 @@ class Writer:
         folder = self.path / RECORDING
         try:
             disk.make_folder(folder)
+            disk.sync_folder(self.path)
         except FileExistsError as error:
             raise UserError(f"{self.path}: an episode is being recorded already; finish or discard it first") from error
         except OSError as error:
@@ -170,7 +176,7 @@ class Writer:
         return folder
 
     def unfinished(self) -> list[Path]:
-        return sorted((self.path / UNFINISHED).glob("*"))
+        return sorted(path for path in (self.path / UNFINISHED).glob("*") if path.is_dir())
 
     def _lines(self, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
         """What the journal shall say."""
@@ -206,6 +212,8 @@ def put_aside(recording: Path) -> Path:
     with suppress(FileExistsError):
         disk.make_folder(target.parent)
     disk.rename(recording, target)
+    for folder in (target.parent, recording.parent):
+        disk.sync_folder(folder)
     return target
 
 
@@ -227,6 +235,22 @@ def lock(path: Path) -> int:
 
 def unlock(handle: int) -> None:
     os.close(handle)
+
+
+def _check_spec(path: Path, spec: RobotSpec) -> None:
+    """UserError: names that cannot be folders, shapes without elements."""
+    for kind, names in (("cameras", spec.cameras), ("state", spec.state), ("streams", spec.streams)):
+        for name in names:
+            if not NAME.fullmatch(name) or name == "zarr.json":
+                valid = "letters, digits, _, and after the first - . and spaces"
+                raise UserError(f"{path}: {kind}: {name!r} cannot be a folder of the store; valid: {valid}")
+    for name, size in spec.cameras.items():
+        if min(size) < 1:
+            raise UserError(f"{path}: cameras: {name} is {tuple(size)} [px]; expected at least 1")
+    vectors = [("action", spec.action), *((f"{kind}: {n}", p) for kind in ("state", "streams") for n, p in getattr(spec, kind).items())]
+    for name, part in vectors:
+        if part.dim == 0:  # Zarr has no chunks of size 0
+            raise UserError(f"{path}: {name} has no elements; leave it out")
 
 
 def _part(episode: Episode, name: str) -> np.ndarray:

@@ -159,7 +159,7 @@ def _trial(episode: Episode, rate_hz: float, seed: int, index: int, flown_by: st
     return Trial(
         seed=seed,
         index=index,
-        success=episode.success,
+        success=bool(episode.success),
         success_step=meta["success_step"],
         length=len(episode),
         total_reward=meta["return"],

@@ -28,9 +28,16 @@ def is_complete(out: Path, key: str, made: Mapping[str, Any], overwrite: bool) -
     """Has this been done already, to the last option? UserError: something else is there, and it is not to be replaced."""
     if not out.exists() or overwrite:
         return False
-    if EpisodeStore.open(out).provenance.get(key) != _plain(made):
+    there, here = EpisodeStore.open(out).provenance.get(key), _plain(made)
+    if there == here:
+        return True
+    if not isinstance(there, Mapping):
         raise UserError(f"{out}: exists and came from elsewhere; choose another --out, or --overwrite it")
-    return True
+    different = [name for name in dict.fromkeys([*there, *here]) if there.get(name) != here.get(name)]
+    said = "; ".join(f"{name}: {_short(there.get(name))} != {_short(here.get(name))}" for name in different)
+    raise UserError(
+        f"{out}: exists, made of other data or with other options (there != here): {said}; choose another --out, or --overwrite it"
+    )
 
 
 @contextmanager
@@ -119,6 +126,11 @@ def _require_replaceable(path: Path) -> None:
 
 def _beside(out: Path, what: str) -> Path:
     return out.with_name(f".{out.name}.{what}")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(to_json(value))
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _plain(data: Any) -> Any:

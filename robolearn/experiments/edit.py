@@ -45,6 +45,8 @@ class Config:
     """Drop a camera (wrist), or blacken a part of its frames (front:top,left,bottom,right in px)."""
     rename: tuple[str, ...] = ()
     """OLD=NEW for cameras and states (front=top), elements (state.q.a=shoulder, action.x=dx) and streams."""
+    robot: str | None = None
+    """Another name of the robot; stores that differ in it alone can be merged then."""
     split: float | str | None = None
     """Into `out` goes this share of the episodes, drawn with `seed`, or those for which this expression holds; the rest into `out_rest`."""
     out_rest: Path | None = None
@@ -60,7 +62,7 @@ class Config:
 def run(config: Config) -> None:
     """Plan, then write episode by episode beside `out`, rename at the end. The sources are only read."""
     _require_consistent(config)
-    console, sources = Console(stderr=True), Merged(config.path)
+    console, sources = Console(stderr=True), Merged(config.path, config.robot)
     spec, edits = _edits(config, sources)
     made: dict[str, Any] = {
         "from": sources.lineage(),

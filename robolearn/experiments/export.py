@@ -16,6 +16,12 @@ from robolearn.data.formats import write
 from robolearn.data.store import EpisodeStore
 from robolearn.experiments.building import progress
 
+LEFT_OUT = {  # what does not come back
+    "diffusion_policy_zarr": "reward, terminal, success, requested actions, instruction, names, units, capture times, streams",
+    "lerobot_v2": "capture times and streams; times are rounded to the frame rate, and travel along as robolearn.time",
+    "lerobot_v3": "capture times and streams; times are rounded to the frame rate, and travel along as robolearn.time",
+}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -42,6 +48,8 @@ def run(config: Config) -> None:
     building = beside / config.out.name  # under its own name, which some formats write down
     shutil.rmtree(beside, ignore_errors=True)
     console = Console(stderr=True)
+    if (lost := LEFT_OUT.get(config.format)) is not None:
+        console.print(f"note: {config.format} has no place for {lost}", soft_wrap=True)
     try:
         beside.mkdir(parents=True)
         with progress(console) as bar:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from contextlib import closing
+import os
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from robolearn.core.config import to_dict
-from robolearn.core.errors import UserError, require_at_least
+from robolearn.core.errors import UserError, one_line, require_at_least
 from robolearn.data.editing.mapping import Map, load_map, read_mapped
-from robolearn.data.editing.selection import episode_numbers
+from robolearn.data.editing.selection import as_text, episode_numbers
 from robolearn.data.episode import Episode, check_episode
 from robolearn.data.formats import Options, Reader, locate
 from robolearn.data.formats._hub import PREFIX, download
@@ -65,8 +69,10 @@ def run(config: Config) -> None:
     mapping, remote = Map() if config.map is None else load_map(config.map), config.path.startswith(PREFIX)
     path, name = (Path(), config.format) if remote else locate(config.path, config.format)
     imported = _imported(config, config.path if remote else str(path.absolute()), name, mapping)
+    if not remote:
+        imported["files"] = _fingerprint(path)
     if is_complete(config.out, "import", imported, config.overwrite):
-        console.print(f"{config.out}: already complete", soft_wrap=True)
+        console.print(Text(f"{config.out}: already complete"), soft_wrap=True)
         return
     provenance: dict[str, Any] = {"import": imported}
     if remote:
@@ -74,7 +80,8 @@ def run(config: Config) -> None:
         path, name = locate(path, config.format)
     options = Options(mapping.rate_hz if config.rate_hz is None else config.rate_hz, config.cameras)
     with closing(read_mapped(path, name, options, mapping)) as reader:
-        numbers = _numbers(config, len(reader))
+        numbers = _numbers(config, getattr(reader, "numbers", range(len(reader))))
+        console.print(Text(f"reading {one_line(str(path))} ({name})"), soft_wrap=True)
         for note in reader.notes:
             console.print(Text(f"note: {note}"), soft_wrap=True)
         provenance["notes"] = list(reader.notes)
@@ -84,7 +91,7 @@ def run(config: Config) -> None:
         console.print(Text(f"left out: episode {one['episode']}: {one['why']}"), soft_wrap=True)
     if len(skipped) > SHOWN:
         console.print(f"left out: {len(skipped) - SHOWN} more, named in the store's provenance")
-    console.print(f"{config.out}: {len(store)} episodes, {store.rows} rows", soft_wrap=True)
+    console.print(Text(f"{config.out}: {len(store)} episodes, {store.rows} rows"), soft_wrap=True)
 
 
 def _imported(config: Config, source: str, format: str | None, mapping: Map) -> dict[str, Any]:
@@ -95,10 +102,27 @@ def _imported(config: Config, source: str, format: str | None, mapping: Map) -> 
     return {"from": source, "format": format, "limit": config.limit, "robolearn": version("robolearn"), **chosen}
 
 
-def _numbers(config: Config, total: int) -> list[int]:
-    """Which of the files' episodes, in order."""
-    numbers = list(range(total)) if config.episodes is None else episode_numbers("episodes", config.episodes, total)
-    return numbers[: config.limit]
+def _numbers(config: Config, files: Sequence[int]) -> list[int]:
+    """Which of the reader's episodes, in order; the option names them by the files' own numbers."""
+    if config.episodes is None:
+        return list(range(len(files)))[: config.limit]
+    place = {number: index for index, number in enumerate(files)}
+    wanted = episode_numbers("episodes", config.episodes, max(files) + 1)
+    if absent := [number for number in wanted if number not in place]:
+        raise UserError(f"episodes: {as_text(absent)} cannot be read; valid: {as_text(files)}")
+    return [place[number] for number in wanted][: config.limit]
+
+
+def _fingerprint(path: Path) -> str:
+    """Names, sizes and times of the files: another one means that the data has changed."""
+    digest = hashlib.sha256()
+    for folder, folders, files in os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]:
+        folders.sort()
+        for name in sorted(files):
+            with suppress(OSError):  # a link to nowhere
+                state = os.stat(os.path.join(folder, name))
+                digest.update(f"{os.path.relpath(folder, path)} {name} {state.st_size} {state.st_mtime_ns}\n".encode("utf-8", "replace"))
+    return digest.hexdigest()[:16]
 
 
 def _fill(store: EpisodeStore, reader: Reader, numbers: list[int], skip_bad: bool, path: Path, console: Console) -> list[dict[str, Any]]:
@@ -106,7 +130,7 @@ def _fill(store: EpisodeStore, reader: Reader, numbers: list[int], skip_bad: boo
     skipped, batches = list(store.provenance.get(SKIPPED, [])), Batches(store)
     with progress(console) as bar:
         done = len(store) + len(skipped)  # before an interruption
-        task = bar.add_task(path.name, total=len(numbers), completed=done)
+        task = bar.add_task(escape(one_line(path.name)), total=len(numbers), completed=done)
         for number in numbers[done:]:
             try:
                 episode = _checked(reader, number, path)

@@ -98,6 +98,8 @@ def run(config: Config) -> None:
     torch.manual_seed(config.seed)  # the initial weights and dropout; everything else draws from generators of its own
     policy = settings.build(store.spec).to(device)
     policy.seed(config.seed)
+    if config.reading.latency_s and not (policy.encoder is not None and not settings.encoder.frozen):  # pyright: ignore[reportOptionalMemberAccess]
+        raise UserError("reading.latency_s: needs an encoder that is tuned (inputs.encoder.frozen: false): features are kept row by row")
     if policy.encoder is None and store.spec.cameras:
         unseen = ", ".join(store.spec.cameras)
         console.print(f"no encoder: the policy sees states only, not the cameras ({unseen}); configs/train/ has examples with one")
@@ -149,10 +151,6 @@ class Training:
         if encoder is not None and encoder_config is not None:
             with folder.timed("encoder"):
                 self.origin, key = self._see(stores, encoder, encoder_config)
-        if key is not None and config.reading.latency_s:
-            raise UserError(
-                "reading.latency_s: a frozen encoder's features are kept for all cameras of a row at once; tune it (frozen: false)"
-            )
         self.windows, self.held_out = (
             Windows(
                 stores,

@@ -37,3 +37,8 @@ def test_what_a_user_can_mend(error: BaseException, line: str, code: int) -> Non
 )
 def test_defects_keep_their_traceback(error: BaseException) -> None:
     assert explain(error) is None
+
+
+def test_what_a_file_is_called_cannot_steer_the_terminal():
+    said = str(UserError("\x1b[2Jx\ny \udcff: é"))
+    assert said == "\\x1b[2Jx y \\udcff: é" and said.isprintable()

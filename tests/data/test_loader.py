@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import threading
 
 import numpy as np
@@ -68,3 +70,59 @@ def test_an_error_in_the_thread_reaches_the_reader(windows, monkeypatch):
     monkeypatch.setattr(windows, "read", lambda indices: 1 / 0)
     with batches(windows, 6, 5) as stream, pytest.raises(ZeroDivisionError):
         next(stream)
+
+
+def test_a_fork_while_indices_are_read_does_not_hang(windows):
+    """A lock that another thread held at the fork stays locked in the child."""
+    frames = windows.stores[0]._frames["wrist"]
+    frames._known[:] = False
+    held, go = threading.Event(), threading.Event()
+    real = frames._files
+
+    class Held:
+        def read_ends(self, keys, size):
+            held.set()
+            go.wait(5)
+            return real.read_ends(keys, size)
+
+    frames._files = Held()
+    reader = threading.Thread(target=frames._learn, args=(np.array([0]),))
+    reader.start()
+    held.wait(5)
+    if (child := os.fork()) == 0:
+        frames._files = real
+        signal.alarm(3)
+        frames.read(np.array([0]))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    go.set()
+    reader.join()
+
+
+def test_many_threads_may_ask_for_the_first_pool(monkeypatch):
+    from robolearn.data import frames
+
+    errors = []
+
+    def ask() -> None:
+        try:
+            frames._threads()
+        except BaseException as error:
+            errors.append(error)
+
+    class Forgetful(dict):  # each thread sees no pool, as when they come at the same time
+        def __contains__(self, key) -> bool:
+            return False
+
+        def clear(self) -> None:
+            super().clear()
+            barrier.wait(2)
+
+    barrier = threading.Barrier(2)
+    monkeypatch.setattr(frames, "_pool", Forgetful())
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []

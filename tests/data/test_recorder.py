@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -155,3 +156,147 @@ def test_a_full_disk_is_told_and_what_is_there_is_kept(store, make_episode, monk
     store.recover(left)
     assert 10 < store.length(0) < 50
     np.testing.assert_array_equal(store[0].action, episode.action[: store.length(0)])
+
+
+def test_a_recording_killed_before_its_commit_outlives_the_next_episode(store, make_episode, monkeypatch):
+    """Its frames have their names in the store by then; what is written under those names must not be written into them."""
+    from robolearn.data.writing import Writer
+
+    episode = make_episode(20)
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt), store.record() as recording:
+            for t in range(20):
+                recording.add(**row(episode, t))
+            recording.finish({})
+    with store.record() as recording:
+        recording.add(**row(make_episode(1, 7), 0))
+        recording.finish({})
+    (left,) = store.unfinished
+    assert store.recover(left) == 1
+    np.testing.assert_array_equal(store[1].images["front"], episode.images["front"])
+    np.testing.assert_array_equal(store[0].images["front"], make_episode(1, 7).images["front"])
+
+
+def test_whole_episodes_do_not_overwrite_an_unfinished_recording_either(tmp_path, spec, make_episode):
+    with EpisodeStore.create(tmp_path / "e.zarr", spec) as store:
+        part, target = tmp_path / "part", store.path / "images" / "front" / "c.0.0.0.0"
+        part.write_bytes(b"frames")
+        disk.link(part, target)
+        store.append(make_episode(3))
+        assert part.read_bytes() == b"frames"
+
+
+def test_a_full_disk_while_finishing_keeps_the_recording_and_the_next_one_can_begin(store, make_episode, monkeypatch):
+    episode = make_episode(8)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "link", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(UserError, match="disk full"), store.record() as recording:
+            for t in range(8):
+                recording.add(**row(episode, t))
+            recording.finish({})
+    (left,) = store.unfinished
+    with store.record() as recording:
+        recording.discard()
+    assert store.recover(left) == 0 and store.length(0) == 8
+
+
+def test_a_frame_that_cannot_be_compressed_is_not_lost_in_silence(store, make_episode, monkeypatch):
+    episode = make_episode(3)
+    monkeypatch.setattr("robolearn.data.recorder.encode_frames", lambda *_: 1 / 0)
+    with store.record() as recording:
+        recording.add(**row(episode, 0))
+        with pytest.raises(UserError, match="division by zero: the recording stopped there"):
+            recording.finish({})
+    assert len(store) == 0
+
+
+def test_an_ended_recording_touches_nothing_of_the_next(store, make_episode):
+    episode = make_episode(3)
+    with store.record() as first:
+        first.add(**row(episode, 0))
+        first.finish({})
+        with store.record() as second:
+            second.add(**row(episode, 0))
+            for misuse in (lambda: first.add(**row(episode, 1)), lambda: first.finish({}), first.discard):
+                with pytest.raises(RuntimeError, match="this recording has ended"):
+                    misuse()
+            with pytest.raises(RuntimeError, match="this recording has ended"):
+                first.sample("force", 0.0, np.zeros(3))
+            second.finish({})
+    assert [store.length(i) for i in range(len(store))] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"state": {"q": np.zeros(2, np.float32)}}, r"state has \['q'\]; the spec has \['grip', 'q'\]"),
+        ({"images": {"front": np.zeros((12, 16, 3), np.uint8)}}, r"images has \['front'\]; the spec has"),
+        ({"time": np.inf}, "time is inf s"),
+        ({"action": np.full(3, 1e39)}, "expected 3 finite numbers"),
+        ({"reward": 1e39}, "a finite reward"),
+        ({"source": 300}, "source is 300; expected 0 to 255"),
+        ({"image_time": {"front": 0.0}}, "image_time has"),
+        ({"image_time": {"front": np.inf, "wrist": 0.0}}, "image_time.front is inf s"),
+    ],
+)
+def test_more_rows_that_do_not_fit(store, make_episode, change, message):
+    episode = make_episode(3)
+    with store.record() as recording:
+        recording.add(**row(episode, 0))
+        with pytest.raises(ValueError, match=message):
+            recording.add(**{**row(episode, 1), **change})
+        recording.add(**row(episode, 1))  # what was refused left no trace
+        recording.finish({})
+    assert store.length(0) == 2
+
+
+def test_a_stream_holds_what_whole_episodes_may_hold(store, make_episode):
+    with store.record() as recording:
+        recording.add(**row(make_episode(1), 0))
+        recording.sample("force", 1.0, np.zeros(3))
+        for time_s, values, message in (
+            (1.0, np.zeros(3), "streams.force.time does not increase after 1.0 s"),
+            ([3.0, 2.0], np.zeros((2, 3)), "streams.force.time does not increase"),
+            (2.0, np.full(3, np.nan), "streams.force is not finite"),
+            (2.0, np.zeros(2), r"streams.force is \(2,\) at \(1,\)"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                recording.sample("force", time_s, values)
+        with pytest.raises(ValueError, match="no stream 'torque'; valid: force"):
+            recording.sample("torque", 2.0, np.zeros(3))
+        recording.finish({})
+    assert store[0].streams["force"].time.tolist() == [1.0]
+
+
+def test_the_ceiling_holds_for_streams_too(store, make_episode, monkeypatch):
+    slow = Slow()
+    with store.record(buffer_mb=0.01) as recording:
+        recording.add(**row(make_episode(1), 0))
+        monkeypatch.setattr(disk, "os", slow)
+        for t in range(100):
+            recording.sample("force", t + np.linspace(0.1, 0.9, 50), np.zeros((50, 3)))
+        assert recording.dropped_samples >= 80 * 50
+        slow.go.set()
+        recording.finish({})
+    assert store.meta(0)["dropped_samples"] == 5000 - len(store[0].streams["force"].time)
+
+
+def test_recover_takes_nothing_but_an_unfinished_recording(store, tmp_path):
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "chapter").write_text("years")
+    for folder in (precious, tmp_path / "nowhere", store.path / "unfinished"):
+        with pytest.raises(UserError, match=r"no unfinished recording; valid: \(none\)"):
+            store.recover(folder)
+    assert (precious / "chapter").read_text() == "years"
+
+
+def test_a_torn_record_does_not_say_how_much_to_read(tmp_path):
+    from robolearn.data.recovery import RECORD, _records
+
+    (tmp_path / "log").write_bytes(RECORD.pack(2**32 - 1, 0) + b"R")
+    tracemalloc.start()
+    assert list(_records(tmp_path / "log")) == []
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()

@@ -79,3 +79,31 @@ def test_what_makes_no_sense_is_refused():
         Sampler([np.arange(3), np.arange(3)], 2, rng, shares=(1.0,))
     with pytest.raises(ValueError, match="a group without samples"):
         Sampler([np.arange(3), np.arange(0)], 2, rng, shares=(0.5, 0.5))
+
+
+def test_a_state_of_other_groups_is_refused_and_does_not_hang():
+    def fresh(first: int) -> Sampler:
+        return Sampler([np.arange(first), np.arange(first, 30)], 6, np.random.default_rng(0))
+
+    long = fresh(10)
+    drawn(long, 4)
+    with pytest.raises(ValueError, match="the data changed"):
+        fresh(25).load_state_dict(long.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("batch", "more", "message"),
+    [
+        (0, {}, "batch size 0"),
+        (-1, {}, "batch size -1"),
+        (2, {"ranks": 0}, "rank 0 of 0"),
+        (2, {"shares": (np.inf, 1.0)}, "shares"),
+        (2, {"weights": np.array([np.nan, 1, 1, 1])}, "weights"),
+        (2, {"weights": np.array([-1.0, 1, 1, 1])}, "weights"),
+        (2, {"weights": np.ones(3)}, "weights"),
+        (2, {"weights": np.array([0.0, 0, 1, 1])}, "no weight above 0 in a group"),
+    ],
+)
+def test_more_that_makes_no_sense_is_refused(batch, more, message):
+    with pytest.raises(ValueError, match=message):
+        Sampler([np.arange(2), np.arange(2, 4)], batch, np.random.default_rng(0), **more)

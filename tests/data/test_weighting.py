@@ -48,3 +48,11 @@ def test_none_of_the_kind_is_an_error(windows, spec):
         success_only(Windows(data.stores, 1, 1, images=False, episodes=[[2]]))
     with pytest.raises(UserError, match="temperature: 0; expected above 0"):
         by_return(data, 0)
+
+
+def test_returns_are_scaled_over_the_episodes_that_take_part(windows, spec):
+    """However low the temperature, the best of them counts, not one that was held out."""
+    some = Windows(windows(spec).stores, 1, 1, images=False, episodes=[[0, 2]])
+    np.testing.assert_allclose(by_return(some, 0.001), np.repeat([1, 0], 4))
+    with pytest.raises(UserError, match="temperature: nan"):
+        by_return(some, np.nan)

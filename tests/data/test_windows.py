@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -221,3 +222,27 @@ def test_torchs_own_loader_reads_a_batch_at_a_time(store):
     for batch, indices in zip(loader, order, strict=True):
         assert torch.equal(batch.action, to_batch(windows.read(indices)).action)
         assert torch.equal(batch.obs.images["front"], to_batch(windows.read(indices)).obs.images["front"])
+
+
+def test_a_spawned_worker_reads_the_same_rows(store, make_episode):
+    windows = Windows(store, 2, 3)
+    expected = windows.read([0, 7, 45])
+    with EpisodeStore.open(store.path, "a") as more:
+        more.append(make_episode(4, 99))
+    copied = pickle.loads(pickle.dumps(windows))
+    assert len(copied) == 46 and len(copied.stores[0]) == 3  # the same snapshot
+    np.testing.assert_array_equal(copied.read([0, 7, 45]).obs.images["front"], expected.obs.images["front"])
+
+
+def test_episodes_are_named_for_each_store(store):
+    for episodes, message in (([1, 2], "one list of indices for each store"), ([[0], [1]], "one list of"), ([[0, 3]], "0 to 2")):
+        with pytest.raises(ValueError, match=message):
+            Windows(store, 1, 1, images=False, episodes=episodes)
+
+
+def test_odd_ceilings_and_latencies(store):
+    assert len(Windows(store, 1, 1, cache_mb=np.inf)) == 46 and len(store._held["front"]) == 46
+    with pytest.raises(UserError, match="latency_s: front: nan s; expected a finite number"):
+        Windows(store, 1, 1, latency_s={"front": np.nan})
+    long = Windows(store, 1, 1, latency_s={"front": 1e9}, images=False)
+    assert long._seen["front"].tolist() == [0] * 5 + [5] + [6] * 40

@@ -281,7 +281,7 @@ def test_the_same_command_again_does_nothing(go, capsys, monkeypatch):
     monkeypatch.setattr(edit, "building", lambda *_: pytest.fail("built again"))
     go(keep="0-1")
     assert "already complete" in capsys.readouterr().err
-    with pytest.raises(UserError, match="exists and came from elsewhere; choose another --out, or --overwrite it"):
+    with pytest.raises(UserError, match="exists, made of other data or with other options.*choose another --out, or --overwrite it"):
         go(keep="0-2")
 
 
@@ -290,7 +290,7 @@ def test_a_source_that_grew_is_another_source(source, tmp_path):
     run(config)
     with EpisodeStore.open(source, "a") as store:
         store.append(episode(5, 6))
-    with pytest.raises(UserError, match="exists and came from elsewhere"):
+    with pytest.raises(UserError, match="exists, made of other data or with other options"):
         run(config)
     run(replace(config, overwrite=True))
     assert len(EpisodeStore.open(tmp_path / "b.zarr")) == 7 and left(tmp_path) == ["a.zarr", "b.zarr"]
@@ -354,3 +354,13 @@ def test_from_the_command_line(source, tmp_path):
     store = EpisodeStore.open(tmp_path / "b.zarr")
     assert numbers(store) == [0, 2, 3] and dict(store.spec.cameras) == {"top": (8, 8)}
     assert json.loads(json.dumps(store.provenance))["edit"]["options"]["rename"] == ["front=top"]
+
+
+def test_stores_that_differ_only_in_the_robots_name_can_be_merged(tmp_path):
+    one = store_of(tmp_path / "a.zarr", episode(5, 0))
+    other = store_of(tmp_path / "b.zarr", episode(5, 1), spec=replace(SPEC, name="arm of another task"))
+    with pytest.raises(UserError, match="name: arm != arm of another task; --robot NAME gives both one name"):
+        run(Config(path=(str(one), str(other)), out=tmp_path / "c.zarr"))
+    run(Config(path=(str(one), str(other)), out=tmp_path / "c.zarr", robot="arms"))
+    merged = EpisodeStore.open(tmp_path / "c.zarr")
+    assert (merged.spec.name, len(merged)) == ("arms", 2)

@@ -75,7 +75,7 @@ def test_a_dataset_becomes_a_store(go, source, tmp_path, capsys):
     assert [store.length(i) for i in range(len(store))] == [4, 2, 5]
     assert store.spec.name == "pusht"
     made = store.provenance["import"]
-    assert made.keys() == {"from", "format", "limit", "robolearn"}
+    assert made.keys() == {"from", "format", "limit", "robolearn", "files"}
     assert made["format"] == "diffusion_policy_zarr" and made["from"] == str(source)
     assert left(tmp_path) == ["in.zarr", "out.zarr"]
     assert "3 episodes, 11 rows" in capsys.readouterr().err
@@ -93,13 +93,13 @@ def test_the_same_command_again_does_nothing(go, capsys, monkeypatch):
 )
 def test_other_options_are_another_store(go, other):
     go(limit=2)
-    with pytest.raises(UserError, match="out.zarr: exists and came from elsewhere; choose another --out, or --overwrite"):
+    with pytest.raises(UserError, match="out.zarr: exists, made of other data .*choose another --out, or --overwrite"):
         go(**{"limit": 2, **other})
 
 
 def test_another_dataset_is_never_overwritten_unasked(go, tmp_path):
     go(limit=2)
-    with pytest.raises(UserError, match="exists and came from elsewhere"):
+    with pytest.raises(UserError, match="exists, made of other data or with other options"):
         go()
     assert len(go(overwrite=True)) == 3
     (tmp_path / "thesis").mkdir()
@@ -143,7 +143,7 @@ def test_a_map_decides_what_is_stored_and_is_kept(go, tmp_path, capsys):
     told = capsys.readouterr().err
     assert all(f"note: {note}" in told for note in said)
     (tmp_path / "map.yaml").write_text("robot: yours")
-    with pytest.raises(UserError, match="exists and came from elsewhere"):
+    with pytest.raises(UserError, match="exists, made of other data or with other options"):
         go(map=tmp_path / "map.yaml")
 
 
@@ -379,3 +379,19 @@ def test_real_demonstrations_become_absolute_targets(tmp_path):
         np.testing.assert_allclose(after.action[:, :6], before.action[:, :6] + before.state["state"][:, :6], atol=1e-6)
         np.testing.assert_array_equal(after.action[:, 6], before.action[:, 6])
         np.testing.assert_array_equal(after.images["left"], before.images["image_1"])
+
+
+def test_data_that_changed_is_not_already_complete(go, source):
+    go()
+    go()  # nothing changed
+    (source / ".zattrs").write_text("{}")
+    with pytest.raises(UserError, match="made of other data or with other options.*files: "):
+        go()
+    assert len(go(overwrite=True)) == 3
+
+
+def test_episodes_go_by_the_files_own_numbers():
+    config = ingest.Config(path="x", out=Path("y"), episodes="25,24")
+    assert ingest._numbers(config, [24, 25, 33]) == [1, 0]
+    with pytest.raises(UserError, match="episodes: 26 cannot be read; valid: 24-25,33"):
+        ingest._numbers(ingest.Config(path="x", out=Path("y"), episodes="25-26"), [24, 25, 33])

@@ -20,6 +20,7 @@ from robolearn.data.episode import Episode
 from robolearn.data.formats import Options, Reader, read
 from robolearn.data.formats._reader import Guarded, float32
 
+MAX_SIDE = 16384  # [px] of a camera; no robot's has more
 ASPECT = 0.01  # relative change of width to height that is worth a note
 
 
@@ -35,8 +36,8 @@ class Camera:
     """Leave it out; its images are not decoded."""
 
     def __post_init__(self) -> None:
-        if self.size is not None and min(self.size) < 1:
-            raise ValueError(f"size: {list(self.size)} px; expected at least 1 each")
+        if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= MAX_SIDE:
+            raise ValueError(f"size: {list(self.size)} px; expected at least 1 and at most {MAX_SIDE} each")
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class Mapped:
 
     def __init__(self, reader: Reader, map: Map) -> None:
         self._reader, self._map = reader, map
+        self.numbers: Sequence[int] = getattr(reader, "numbers", range(len(reader)))
         spec = reader.spec
         _require_known("cameras", map.cameras, tuple(spec.cameras))
         self._cameras = {name: map.cameras.get(name, Camera()) for name in spec.cameras}
@@ -130,7 +132,7 @@ class Mapped:
             cameras={str(camera.name): camera.size or spec.cameras[name] for name, camera in self._cameras.items()},
             state=state,
             action=self._action.spec if self._action else spec.action,
-            action_mode=map.action_mode or spec.action_mode,
+            action_mode=map.action_mode or ("delta" if any(s.delta for part in map.action for s in part.steps) else spec.action_mode),
         )
         self.notes: Sequence[str] = (*reader.notes, *self._said())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,24 +16,26 @@ from robolearn.data.editing.selection import as_text
 from robolearn.data.episode import Episode
 from robolearn.data.store import EpisodeStore
 
+NAMED = "; --robot NAME gives both one name"
 LISTED = 8  # differences of two specs that an error names
 
 
 class Merged:
     """Read only, and a snapshot: what a recorder appends meanwhile is not seen."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        """UserError: no store, an empty one, or specs that differ; the differences are listed."""
+    def __init__(self, paths: Sequence[str], name: str | None = None) -> None:
+        """name: what to call the robot, whatever the stores call it. UserError: no store, an empty one, or specs that differ."""
         self.stores = [EpisodeStore.open(path) for path in paths]
         if not self.stores:
             raise UserError("path: names no store; expected at least one")
-        self.spec = self.stores[0].spec
+        self.spec = replace(self.stores[0].spec, name=name or self.stores[0].spec.name)
         for path, store in zip(paths, self.stores, strict=True):
             if not len(store):
                 raise UserError(f"{path}: holds no episode yet")
-            if different := self.spec.diff(store.spec):
-                listed = "; ".join(different[:LISTED]) + (f"; and {len(different) - LISTED} more" if len(different) > LISTED else "")
-                raise UserError(f"{path}: its spec differs from that of {paths[0]}: {listed}")
+            if different := self.spec.diff(replace(store.spec, name=name or store.spec.name)):
+                more = f"; and {len(different) - LISTED} more" if len(different) > LISTED else ""
+                more += NAMED if len(different) == 1 and different[0].startswith("name:") else ""
+                raise UserError(f"{path}: its spec differs from that of {paths[0]}: {'; '.join(different[:LISTED])}{more}")
         self._places = [(store, index) for store in self.stores for index in range(len(store))]
 
     def __len__(self) -> int:

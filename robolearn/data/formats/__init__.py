@@ -31,20 +31,30 @@ def locate(path: str | Path, format: str | None = None) -> tuple[Path, str]:
     path = Path(path)
     if format is not None and format not in FORMATS:
         raise UserError(f"format: {format!r}; valid: {', '.join(FORMATS)}")
-    if not path.exists():
+    try:
+        found = path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise UserError(f"{path}: {error.strerror}") from error
+    if not found:
         raise UserError(f"{path}: no such file or folder")
     names = [format] if format else FORMATS
-    for depth in ("", "*", "*/*"):
-        candidates = sorted(path.glob(depth)) if depth and path.is_dir() else [path]
-        found = [(candidate, name) for candidate in candidates for name in names if _matches(name, candidate)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            listed = ", ".join(f"{c.relative_to(path)} ({name})" for c, name in found[:8])
-            raise UserError(f"{path}: holds {len(found)} datasets: {listed}{', ...' if len(found) > 8 else ''}; name one of them")
+    if (path / "episodes.jsonl").is_file() and (path / "zarr.json").is_file():
+        raise UserError(f"{path}: is a store already; nothing is to be imported")
+    found = [(path, name) for name in names if _matches(name, path)]
+    if path.is_dir() and not found:
+        for depth in ("*", "*/*"):
+            fresh = [c for c in sorted(path.glob(depth)) if not any(c.is_relative_to(known) for known, _ in found)]
+            found += [(candidate, name) for candidate in fresh for name in names if _matches(name, candidate)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(f"{c.relative_to(path)} ({name})" for c, name in found[:8])
+        raise UserError(f"{path}: holds {len(found)} datasets: {listed}{', ...' if len(found) > 8 else ''}; name one of them")
     if format is not None:  # whoever insists learns what is wrong with it
         return path, format
-    raise UserError(f"{path}: not in a format that is read here; valid: {', '.join(names)}")
+    empty = path.is_dir() and not any(path.iterdir())
+    near = "; of a plain folder give the folder itself" if path.is_file() and path.suffix.lower() in (".csv", ".jsonl", ".mp4") else ""
+    raise UserError(f"{path}: {'is empty' if empty else 'not in a format that is read here'}{near}; valid: {', '.join(names)}")
 
 
 def recognise(path: str | Path) -> str:

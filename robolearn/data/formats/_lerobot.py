@@ -72,6 +72,7 @@ class LeRobot:
             options = Options(options.rate_hz, tuple(by_key.get(name, name) for name in options.cameras))
         self._cameras = {name: roles.cameras[name] for name in chosen_cameras(list(roles.cameras), options)}
         self._listed = self._complete(listed, notes)
+        self.numbers: Sequence[int] = [one.index for one in self._listed]
         self.spec = self._spec(notes)
         self.notes: Sequence[str] = tuple(notes)
 

@@ -82,10 +82,15 @@ def version_of(path: Path) -> str:
 
 def read_info(path: Path) -> Info:
     """UserError: a file that is none, or lacks what every version has."""
+    file = inside(path, "meta/info.json")
+    if not file.is_file() or file.stat().st_size > _MAX_JSON:
+        raise UserError(f"meta/info.json: no such file, or above {_MAX_JSON >> 20} MiB")
     try:
-        raw = json.loads((path / "meta" / "info.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"meta/info.json: unreadable ({error})") from error
+        raw = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"meta/info.json: no JSON ({error})") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"meta/info.json: holds a {type(raw).__name__}; expected an object")
     features, fps = raw.get("features"), raw.get("fps")
     if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < 1e6:
         raise UserError(f"meta/info.json: fps is {fps!r}; expected rows per second above 0 [Hz]")
@@ -110,7 +115,7 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 value = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 value = None
             if not isinstance(value, dict):
                 raise UserError(f"{file.parent.name}/{file.name}: line {number} is no JSON object")

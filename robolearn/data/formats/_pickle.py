@@ -38,7 +38,16 @@ def load(path: Path, label: str | None = None) -> Any:
     except UserError as error:
         raise UserError(f"{label}: {error}") from error
     except _DAMAGE as error:
-        raise UserError(f"{label}: damaged pickle ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
+        raise UserError(f"{label}: damaged pickle ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """What a pickle that stops making sense does: Python's own words for these would be a bare number."""
+    if isinstance(error, KeyError):
+        return f"{error} is no operation or was never kept: it is cut, changed, or no pickle"
+    if isinstance(error, IndexError):
+        return "an operation lacks its values: it is cut, changed, or no pickle"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def trajectories(path: Path, keys: Sequence[str]) -> list[dict[Any, Any]]:
@@ -217,4 +226,6 @@ class _Machine:
 
 
 def _pairs(values: list[Any]) -> list[tuple[Any, Any]]:
+    if len(values) % 2:
+        raise ValueError("a key without a value")
     return list(zip(values[::2], values[1::2], strict=True))

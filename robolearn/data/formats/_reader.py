@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from hardware.types import ArraySpec, RobotSpec, Source
-from robolearn.core.errors import UserError
+from robolearn.core.errors import UserError, one_line
 from robolearn.data.episode import Episode
 
 MAX_EPISODE_BYTES = 8 << 30  # decoded; an episode is held in memory while it is imported
@@ -44,6 +44,8 @@ class Reader(Dataset, Protocol):
 
     notes: Sequence[str]  # one line each for what was assumed, computed or left out; people read them, provenance keeps them
 
+    # Where the files number their episodes otherwise than 0, 1, 2, ...: `numbers: Sequence[int]`, one for each episode.
+
     def close(self) -> None: ...
 
 
@@ -59,7 +61,8 @@ class Guarded:
         self.path = path
         self._reader: Reader = self._guard("", open)
         self.spec: RobotSpec = self._reader.spec
-        self.notes: Sequence[str] = tuple(self._reader.notes)
+        self.notes: Sequence[str] = tuple(map(one_line, self._reader.notes))
+        self.numbers: Sequence[int] = getattr(self._reader, "numbers", range(len(self._reader)))
         if not len(self._reader):
             raise UserError(f"{path}: holds no episode")
 
@@ -168,6 +171,10 @@ def inside(root: Path, relative: str | Path) -> Path:
     """
     path, root = root / relative, root.absolute()
     allowed = [root, *(p.parent.parent / "blobs" for p in (root, *root.parents) if p.parent.name == "snapshots")]
+    try:
+        path.resolve()
+    except (RuntimeError, OSError) as error:  # Python 3.13 raises the latter
+        raise UserError(f"{str(relative)!r} is a link that leads back to itself") from error
     if not any(path.resolve().is_relative_to(place.resolve()) for place in allowed):
         raise UserError(f"{str(relative)!r} leads out of {root}; refused")
     return path

@@ -55,7 +55,7 @@ def read_table(path: Path, words: frozenset[str]) -> tuple[dict[str, np.ndarray]
                     numbers.append(float(cell))
                 except (ValueError, TypeError, OverflowError) as error:
                     raise UserError(f"{path.name} line {line}: column {name} holds {str(cell)[:40]!r}; expected a number") from error
-    except (csv.Error, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (csv.Error, ValueError, RecursionError) as error:
         raise UserError(f"{path.name} is damaged: {' '.join(str(error).split())[:160]}") from error
     columns = [name for name in names if name not in words]
     if not columns:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from robolearn.core.errors import UserError
-from robolearn.data.formats._reader import require_memory
+from robolearn.data.formats._reader import inside, require_memory
 from robolearn.data.formats._tfrecord import Record, Values, records
 
 MAX_JSON_BYTES = 1 << 26
@@ -67,6 +67,7 @@ def is_rlds(path: Path) -> bool:
 
 def read_json(path: Path) -> dict[str, Any]:
     """UserError: absent, too large, no JSON object."""
+    path = inside(path.parent, path.name)
     if not path.is_file() or path.stat().st_size > MAX_JSON_BYTES:
         raise UserError(f"{path.name}: no such file, or above {MAX_JSON_BYTES >> 20} MiB")
     try:
@@ -83,7 +84,10 @@ def read_features(path: Path) -> dict[str, Feature]:
     data = read_json(path / "features.json")
     if "featuresDict" not in data:
         raise UserError("features.json: no featuresDict at the top; only what TFDS 4.5 and later write is read")
-    return dict(sorted(_leaves(data, "", ())))
+    try:
+        return dict(sorted(_leaves(data, "", ())))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError("features.json: a feature lacks its parts or has others; expected what TFDS 4.5 and later write") from error
 
 
 def _leaves(node: dict[str, Any], name: str, lengths: tuple[int | None, ...]) -> Iterator[tuple[str, Feature]]:
@@ -128,11 +132,11 @@ def read_splits(path: Path, info: dict[str, Any]) -> tuple[list[Split], list[str
             files.setdefault(match["split"], {})[int(match["index"])] = file
     splits, notes = [], []
     for split in sorted(info.get("splits", []), key=lambda s: s["name"] != "train"):
-        name, lengths = str(split["name"]), [int(n) for n in split.get("shardLengths", [])]
+        name, lengths = str(split["name"]), _lengths(split)
         here = files.pop(name, {})
         found: list[Record] = []
         for index, file in sorted(here.items()):
-            shard = records(file)
+            shard = records(inside(path, file.name))
             if index >= len(lengths) or len(shard) != lengths[index]:
                 expected = lengths[index] if index < len(lengths) else "no such file"
                 raise UserError(f"{file.name}: holds {len(shard)} records; dataset_info.json says {expected}")
@@ -143,6 +147,14 @@ def read_splits(path: Path, info: dict[str, Any]) -> tuple[list[Split], list[str
     if files:
         notes.append(f"left out: files of splits that dataset_info.json does not name: {', '.join(sorted(files))[:200]}")
     return splits, notes
+
+
+def _lengths(split: dict[str, Any]) -> list[int]:
+    """Records in each file of a split."""
+    said = split.get("shardLengths", [])
+    if not isinstance(said, list) or not all(re.fullmatch(r"[0-9]{1,18}", str(n)) for n in said):
+        raise UserError(f"dataset_info.json: shardLengths of {split['name']} is {str(said)[:60]}; expected a number of records for each file")
+    return [int(n) for n in said]
 
 
 def numbers(key: str, feature: Feature, example: dict[str, Values], steps: int) -> np.ndarray:

@@ -51,6 +51,8 @@ class Folder:
     def read(self, name: str, limit: int) -> bytes | None:
         path = inside(self.path, name)
         if not path.is_file():
+            if path.exists():  # a lost chunk reads as zero; what stands in its place is damage
+                raise UserError(f"{name} is no file")
             return None
         _limited(name, path.stat().st_size, limit)
         return path.read_bytes()
@@ -119,11 +121,13 @@ class Array:
         try:
             meta = json.loads(text)
             self.shape, self.chunks = _sizes(meta["shape"]), _sizes(meta["chunks"])
-            dtype, order, codec, filters = meta["dtype"], meta["order"], meta["compressor"] or {"id": None}, meta.get("filters")
+            dtype, order, codec, filters = meta["dtype"], meta["order"], {"id": None} if meta["compressor"] is None else meta["compressor"], meta.get("filters")
             self._separator, self.fill = meta.get("dimension_separator", "."), meta["fill_value"] or 0
-            self._codec = codec["id"]
+            self._codec, version = codec["id"], meta["zarr_format"]
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{name}/.zarray: damaged Zarr v2 metadata: {type(error).__name__} {error}") from error
+            raise UserError(f"{name}/.zarray: damaged Zarr v2 metadata: {'a value of the wrong type' if isinstance(error, TypeError) else 'no ' if isinstance(error, KeyError) else ''}{'' if isinstance(error, TypeError) else error}") from error
+        if version != 2:
+            raise UserError(f"{name}/.zarray: zarr_format is {version!r}; expected 2")
         if not self.shape or len(self.shape) != len(self.chunks) or 0 in self.chunks or order not in ("C", "F"):
             raise UserError(f"{name}/.zarray: shape {self.shape} in chunks {self.chunks}, order {order!r}; expected rows, and order C or F")
         if not isinstance(dtype, str) or not re.fullmatch(r"[<>|]([fiu][1248]|b1)", dtype) or dtype[1:] == "f1":
@@ -171,7 +175,10 @@ class Array:
         if data is None:
             return None
         try:
-            plain = np.frombuffer(CODECS[self._codec](data, like), self.dtype)
+            unpacked = CODECS[self._codec](data, like)
+            if len(unpacked) != like.nbytes:
+                raise ValueError(f"{len(unpacked)} bytes; a chunk of {self.dtype} {self.chunks} has {like.nbytes}")
+            plain = np.frombuffer(unpacked, self.dtype)
             return plain.reshape(self.chunks, order=self._order)
         except (ValueError, RuntimeError, OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
             raise UserError(f"unreadable: {self.name}/{key}: {' '.join(str(error).split())[:200]}") from error

@@ -18,7 +18,7 @@ from hardware.types import ArraySpec, RobotSpec, Source
 from robolearn.core.errors import UserError
 from robolearn.data.episode import Episode
 from robolearn.data.formats._hdf5 import Group, is_encoded, open_hdf5, read_rgb, rgb_size, root_has
-from robolearn.data.formats._reader import Options, Reader, chosen_cameras, episode, vector
+from robolearn.data.formats._reader import Options, Reader, chosen_cameras, episode, inside, vector
 
 RATE_HZ = 50.0  # constants.py: DT = 0.02
 FILE = re.compile(r"episode_(\d+)\.(hdf5|h5)")
@@ -31,9 +31,12 @@ _UNITS = {
 }
 
 
+PEEK = 8  # files that tell whether a folder holds such episodes
+
+
 def matches(path: Path) -> bool:
     files = _files(path)
-    return bool(files) and root_has(files[0], _is_episode)
+    return any(root_has(file, _is_episode) for file in files[:PEEK])  # the first may be the damaged one
 
 
 def _is_episode(root: Group) -> bool:
@@ -68,9 +71,11 @@ class _Recordings:
                     left_out.append(name)
                 else:
                     cameras[name] = size
-            widths = {name: observations.dataset(name).shape[-1] for name in _UNITS if name in observations}
+            widths = {name: observations.array(name, slice(0, 1), ndim=2).shape[1] for name in _UNITS if name in observations}
+            if "qpos" not in widths:
+                raise UserError(f"{self.files[0].name}: observations has no qpos, the joints' positions")
             state = {name: _columns(name, width) for name, width in widths.items()}
-            action = _columns("qpos", root.dataset("action").shape[-1])
+            action = _columns("qpos", root.array("action", slice(0, 1), ndim=2).shape[1])
             self._base = "base_action" in root
             encoded = [name for name in cameras if is_encoded(observations.dataset(f"images/{name}"))]
             simulated = bool(root.attributes().get("sim", False))
@@ -104,7 +109,7 @@ class _Recordings:
         """Nothing is held open."""
 
     def __getitem__(self, index: int) -> Episode:
-        file = self.files[index]
+        file = self.files[index] if self.path.is_file() else inside(self.path, self.files[index].name)
         with open_hdf5(file) as root:
             action = root.array("action", ndim=2)
             if self._base:

@@ -112,7 +112,7 @@ class _Bridge:
     def __getitem__(self, index: int) -> Episode:
         one = self.found[index]
         where = one.folder.relative_to(self.path).as_posix()
-        seen, policy = (load(one.folder / name, f"{where}/{name}") for name in _FILES)
+        seen, policy = (load(inside(self.path, f"{where}/{name}"), f"{where}/{name}") for name in _FILES)
         if not isinstance(seen, dict) or not isinstance(policy, list) or not policy:
             raise UserError(f"{where}: expected a dict in {_FILES[0]} and a list in {_FILES[1]}")
         state = numbers(seen.get("full_state"), f"{where}: full_state")

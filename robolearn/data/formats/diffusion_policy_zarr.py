@@ -175,6 +175,10 @@ class _PushT(_Buffer):
 
     def _describe(self, options: Options) -> RobotSpec:
         self.cameras, self.scales = chosen_cameras(["img"], options), {"img": 255.0}
+        self._notes += [
+            "Push-T: data/state becomes agent_pos and block_pose (x, y, sine, cosine); keypoint and n_contacts are left out",
+            "rate, reward, terminal: not recorded; 10 Hz is the task's, the rest is computed from the block's pose",
+        ]
         images, state = spec_of(RobotConfig("pusht")), spec_of(RobotConfig("pusht:state"))
         cameras = images.cameras if self.cameras else {}
         return replace(images, cameras=cameras, state={**images.state, **state.state}, rate_hz=options.rate_hz or images.rate_hz)
@@ -182,6 +186,8 @@ class _PushT(_Buffer):
     def __getitem__(self, index: int) -> Episode:
         rows = self._rows(index)
         state, action = (self.arrays[name][rows].astype(np.float32) for name in ("state", "action"))
+        if not np.isfinite(state).all():
+            raise UserError(f"data/state is not finite at row {int(np.argmin(np.isfinite(state).all(1)))} of the episode")
         covered = coverage(state[:, 2:])
         reached = np.append(covered[1:], covered[-1])  # what row t's action led to is seen at row t + 1
         return episode(

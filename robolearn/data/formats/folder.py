@@ -101,7 +101,9 @@ class _Folders:
         self.path = path
         folders = [path] if _table(path) else [entry for entry in path.iterdir() if entry.is_dir() and _table(entry)]
         self.folders = sorted(folders, key=lambda folder: _natural(folder.name))
-        notes: list[str] = []
+        if not self.folders:
+            raise UserError(f"holds no folder with one table ({' or '.join(SUFFIXES)}) whose first line names time or an action")
+        notes = [f"left out: {name}: its table's first line names neither time nor an action" for name in _untold(path)]
         numbers, _ = self._read_table(self.folders[0])
         meta = self._meta(self.folders[0])
         self.names = list(numbers)
@@ -260,6 +262,12 @@ class _Folders:
         if unknown:
             raise UserError(f"{folder.name}/{META}: {unknown[0]!r}; valid: {', '.join(_META)}")
         return meta
+
+
+def _untold(path: Path) -> list[str]:
+    """Folders whose only table is none of steps: other data, or an episode that is damaged."""
+    others = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and _table(entry) is None]
+    return [entry.name for entry in others if sum(file.suffix in SUFFIXES for file in entry.iterdir()) == 1]
 
 
 def _table(folder: Path) -> Path | None:

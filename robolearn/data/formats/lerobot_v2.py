@@ -40,7 +40,7 @@ def read(path: Path, options: Options) -> Reader:
     UserError: metadata that cannot be read, an unknown camera, no complete episode.
     """
     info = read_info(path)
-    tasks = {line["task_index"]: str(line.get("task", "")) for line in read_lines(path / "meta/tasks.jsonl") if "task_index" in line}
+    tasks = {line["task_index"]: str(line.get("task", "")) for line in read_lines(info.locate("meta/tasks.jsonl")) if "task_index" in line}
 
     def rows(one: Listed, columns: Sequence[str]) -> pa.Table:
         with open_parquet(info.locate(one.data)) as parquet:
@@ -87,7 +87,7 @@ def _listed(info: Info) -> Iterator[Listed]:
     if not isinstance(size, int) or size < 1:
         raise UserError(f"meta/info.json: chunks_size is {size!r}; expected a number of episodes")
     videos = info.videos
-    for line in read_lines(info.path / "meta/episodes.jsonl"):
+    for line in read_lines(info.locate("meta/episodes.jsonl")):
         index, length, tasks, meta = (line.get(key) for key in ("episode_index", "length", "tasks", META))
         if type(index) is not int or index < 0 or not isinstance(length, int | None):
             raise UserError(f"meta/episodes.jsonl: episode_index {index!r} with length {length!r}; expected whole numbers")

@@ -34,7 +34,9 @@ def matches(path: Path) -> bool:
 
 def read(path: Path, options: Options) -> Reader:
     """One episode for each file. UserError: not installed, damaged, no topic that is read here."""
-    return Logs(path.stem, _files(path), open_mcap, options)
+    if not (files := _files(path)):
+        raise UserError("holds no .mcap file")
+    return Logs(path.stem, files, open_mcap, options)
 
 
 def _files(path: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from robolearn.core.errors import UserError
 from robolearn.data.episode import Episode
 from robolearn.data.formats._hdf5 import Group, open_hdf5, read_rgb, rgb_size
 from robolearn.data.formats._json import read_object
-from robolearn.data.formats._reader import Options, Reader, chosen_cameras, episode, vector
+from robolearn.data.formats._reader import Options, Reader, chosen_cameras, episode, inside, vector
 from robolearn.data.formats.d4rl_hdf5 import known
 
 RATE_HZ = 20.0  # where the dataset's name says nothing
@@ -38,7 +38,7 @@ def matches(path: Path) -> bool:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    return read_object(path / "data" / "metadata.json")
+    return read_object(inside(path, "data/metadata.json"))
 
 
 def read(path: Path, options: Options) -> Reader:
@@ -50,7 +50,7 @@ class _Minari:
     notes: Sequence[str]
 
     def __init__(self, path: Path, options: Options) -> None:
-        self.file = path / "data" / "main_data.hdf5"
+        self.file = inside(path, "data/main_data.hdf5")
         metadata = _metadata(path)
         kept = metadata.get("data_format", "hdf5")  # versions before 0.5 knew no other and did not say so
         if kept != "hdf5":

@@ -88,6 +88,8 @@ class _Rlds:
         example = parse_example(record.read())
         steps = next((len(example[key]) for key in self.counted if key in example), 0)
         flags = {name: self._flag(name, example, steps) for name in _FLAGS}
+        if not steps:
+            raise UserError("the record has no step")
         rows = steps - 1 if steps > 1 and flags["is_last"][-1] else steps
         action = [self._numbers(key, example, steps).reshape(steps, -1)[:rows] for key in self.action]
         reward = flags["reward"].astype(np.float32)

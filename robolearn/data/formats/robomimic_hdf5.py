@@ -119,7 +119,7 @@ class _Foreign(_File):
         self.notes: Sequence[str] = notes
 
     def _read(self, demo: Group, name: str, splits: list[str]) -> Episode:
-        action = demo.array("actions")
+        action = demo.array("actions", ndim=2)
         state = {key: _columns(demo.array(f"obs/{key}")) for key in self.spec.state}
         for key in self._xyzw:
             state[key] = state[key][:, [3, 0, 1, 2]]

@@ -26,7 +26,7 @@ from hardware.types import ArraySpec, HardwareError, Observation, Source
 from robolearn.core.errors import UserError
 from robolearn.data.episode import Episode
 from robolearn.data.formats._hdf5 import Group, open_hdf5, root_has
-from robolearn.data.formats._reader import Options, Reader, chosen_cameras, inside
+from robolearn.data.formats._reader import Options, Reader, chosen_cameras, float32, inside
 
 RATE_HZ = 20.0  # robosuite's default, and what the states' own clock says
 # OSC_POSE (robosuite's operational space controller): shares of its largest step, see env_info's output_max.
@@ -125,6 +125,7 @@ class _Demonstrations:
             raise UserError(f"{where}: states {states.shape}, actions {actions.shape}; expected as many of each, actions (T, {ACTION.dim})")
         if not (np.isfinite(states).all() and np.isfinite(actions).all()):
             raise UserError(f"{where}: states or actions hold NaN or inf")
+        float32("states", states)  # a simulator told of larger numbers shows nothing
         try:
             text = model if model.lstrip().startswith("<") else inside(self.path.parent / "models", model).read_text()
             bodies = ET.fromstring(text).find("worldbody")
@@ -158,7 +159,7 @@ class _Demonstrations:
             images={name: np.stack([o.images[name] for o in seen]) for name in self.spec.cameras},
             state={name: np.stack([o.state[name] for o in seen]) for name in self.spec.state},
             action=np.clip(actions, -1.0, 1.0).astype(np.float32),  # as robosuite's controller does
-            requested_action=actions.astype(np.float32),
+            requested_action=float32("actions", actions),
             reward=np.array([*earned[1:], earned[-1]], np.float32),  # what row t's action led to is seen at row t + 1
             terminal=terminal,
             source=np.full(len(seen), Source.HUMAN, np.uint8),

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 import zstandard
 
+from robolearn.core.config import PlainLoader
 from robolearn.core.errors import UserError
 from robolearn.data.formats._reader import MAX_EPISODE_BYTES, Options, Reader, inside
 from robolearn.data.formats._ros import Logs
@@ -34,7 +35,9 @@ def matches(path: Path) -> bool:
 
 def read(path: Path, options: Options) -> Reader:
     """One episode for each bag. UserError: not installed, damaged, no topic that is read here."""
-    return Logs(path.name, _bags(path), open_bag, options)
+    if not (bags := _bags(path)):
+        raise UserError(f"holds no {METADATA} of a bag, nor a folder that does")
+    return Logs(path.name, bags, open_bag, options)
 
 
 def _bags(path: Path) -> list[Path]:
@@ -59,7 +62,7 @@ def open_bag(path: Path) -> Iterator[_Bag]:
     if len(text) > MAX_METADATA:
         raise UserError(f"{METADATA} has more than {MAX_METADATA} bytes")
     try:
-        info: Any = yaml.safe_load(text)[_KEY]
+        info: Any = yaml.load(text, PlainLoader)[_KEY]
         storage, files = info["storage_identifier"], [PurePosixPath(name).name for name in info["relative_file_paths"]]
         mode, form = str(info.get("compression_mode") or "none").lower(), info.get("compression_format")
         topics = [entry["topic_metadata"] for entry in info["topics_with_message_count"]]
@@ -67,8 +70,10 @@ def open_bag(path: Path) -> Iterator[_Bag]:
             str(t["name"]): str(t["type"]) if t["serialization_format"] == "cdr" else f"{t['type']} as {t['serialization_format']}"
             for t in topics
         }
+    except RecursionError as error:
+        raise UserError(f"{METADATA} is damaged: nested too deeply") from error
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{METADATA} is damaged: {type(error).__name__} {' '.join(str(error).split())[:160]}") from error
+        raise UserError(f"{METADATA} is damaged: {'no ' if isinstance(error, KeyError) else ''}{str(error)[:160]}") from error
     if storage not in ("sqlite3", "mcap"):
         raise UserError(f"{METADATA}: storage_identifier {str(storage)[:40]!r}; valid: sqlite3, mcap")
     if mode not in ("none", "storage", "file", "message") or (mode in ("file", "message") and form != "zstd"):

@@ -36,6 +36,8 @@ def read(path: Path, options: Options) -> Reader:
     found = _pickle_of(path)
     if found is None:
         raise UserError("expected a .pkl file, or a folder with one of them")
+    if path.is_dir():
+        inside(path, found.name)
     return _Toto(found, options)
 
 

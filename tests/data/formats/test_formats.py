@@ -47,3 +47,26 @@ def test_what_cannot_be_written_is_said(pusht_zarr, tmp_path):
         write(tmp_path / "out.mcap", dataset, "mcap_log")
     with pytest.raises(UserError, match="pusht.zarr: exists already; choose another name"):
         write(tmp_path / "pusht.zarr", dataset, "diffusion_policy_zarr")
+
+
+def test_datasets_at_different_depths_must_be_told_apart_too(pusht_zarr, tmp_path):
+    pusht_zarr(name="near.zarr")
+    (tmp_path / "deep").mkdir()
+    pusht_zarr(name="deep/far.zarr")
+    with pytest.raises(UserError, match=r"holds 2 datasets: near.zarr .*, deep/far.zarr .*; name one"):
+        locate(tmp_path)
+
+
+def test_near_misses_say_what_they_are(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: is empty; valid: "):
+        locate(tmp_path / "empty")
+    store = tmp_path / "d.zarr"
+    store.mkdir()
+    (store / "zarr.json").write_text("{}")
+    (store / "episodes.jsonl").touch()
+    with pytest.raises(UserError, match="d.zarr: is a store already"):
+        locate(store)
+    (tmp_path / "log.csv").write_text("hello")
+    with pytest.raises(UserError, match="of a plain folder give the folder itself"):
+        locate(tmp_path / "log.csv")
