@@ -292,7 +292,7 @@ class PlainLoader(yaml.SafeLoader):
 
 
 def _count(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many nodes there are once every alias is written out. ComposerError: too many, or without an end."""
+    """How many nodes there are once every alias is written out. ConstructorError: too many, or without an end."""
     if id(node) not in known:
         known[id(node)] = MAX_NODES  # while it is open: one that holds itself
         parts = [] if isinstance(node, yaml.ScalarNode) else node.value
@@ -300,7 +300,7 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
             parts = [part for pair in parts for part in pair]
         known[id(node)] = 1 + sum(_count(part, known) for part in parts)
     if known[id(node)] >= MAX_NODES:
-        raise yaml.composer.ComposerError(None, None, f"more than {MAX_NODES} values, with its aliases written out", node.start_mark)
+        raise yaml.constructor.ConstructorError(None, None, f"more than {MAX_NODES} values, with its aliases written out", node.start_mark)
     return known[id(node)]
 
 

@@ -18,10 +18,12 @@ import zstandard
 
 from robolearn.core.errors import UserError
 
-VALID = "zstd[:level 1..19] (lossless), jpegxl[:distance 0..15] (0: lossless), jpeg[:quality 1..100], h264[:crf 0..51] (clips of 16 frames)"
+VALID = (
+    "zstd[:level -7..19] (lossless), jpegxl[:distance 0..15] (0: lossless), jpeg[:quality 1..100], h264[:crf 0..51] (clips of 16 frames)"
+)
 CLIP = 16  # frames of one h264 chunk
 _PREFIX = "robolearn."  # of codecs that the Zarr specification does not know
-_LIMITS = {"zstd": (1, 19, 1), "jpegxl": (0, 15, 0), "jpeg": (1, 100, 95), "h264": (0, 51, 20)}  # lowest, highest, default
+_LIMITS = {"zstd": (-7, 19, -1), "jpegxl": (0, 15, 0), "jpeg": (1, 100, 95), "h264": (0, 51, 20)}  # lowest, highest, default
 _SETTING = {"zstd": "level", "jpegxl": "distance", "jpeg": "quality", "h264": "crf"}
 
 _own = threading.local()  # zstd contexts serve one thread at a time
@@ -37,6 +39,7 @@ class FrameCodec:
     encode: Callable[[np.ndarray], bytes]
     decode: Callable[[Sequence[bytes | memoryview], np.ndarray], None]
     metadata: list[dict[str, Any]]  # the codecs of the inner chunk in zarr.json, but for the checksum
+    quick: bool = False  # a small frame decodes in a few microseconds: handing it to another thread costs more
 
 
 @functools.cache
@@ -53,7 +56,9 @@ def frame_codec(chosen: str) -> FrameCodec:
     value = value if kind == "jpegxl" else int(value)
     configuration: dict[str, Any] = {_SETTING[kind]: value}
     if kind == "zstd":
-        return FrameCodec(chosen, True, 1, lambda x: zstd_compress(x.tobytes(), int(value)), _zstd_frames, zstd_metadata(int(value)))
+        return FrameCodec(
+            chosen, True, 1, lambda x: zstd_compress(x.tobytes(), int(value)), _zstd_frames, zstd_metadata(int(value)), value < 0
+        )
     encode, decode = {"jpegxl": (_to_jxl, _from_jxl), "jpeg": (_to_jpeg, _from_jpeg), "h264": (_to_h264, _from_h264)}[kind]
     metadata = [{"name": _PREFIX + kind, "configuration": configuration}]
     lossless = kind == "jpegxl" and value == 0

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from robolearn.core.errors import UserError
 
 REMOTE = ("s3", "gs", "http", "https")
+ADVISES = hasattr(os, "posix_fadvise")
 OPEN_FILES = 512
 T = TypeVar("T")
 
@@ -78,6 +79,10 @@ class LocalFiles:
 
     def read_parts(self, parts: Sequence[tuple[str, int, int]]) -> list[bytes]:
         files = [self._file(key) for key, _, _ in parts]
+        if ADVISES:  # the disk works on all of them while the first is waited for
+            for file, (_, at, size) in zip(files, parts, strict=True):
+                if file is not None:
+                    os.posix_fadvise(file.number, at, size, os.POSIX_FADV_WILLNEED)
         return [b"" if file is None else os.pread(file.number, size, at) for file, (_, at, size) in zip(files, parts, strict=True)]
 
     def _whole(self, key: str) -> bytes | None:

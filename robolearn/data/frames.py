@@ -17,6 +17,7 @@ from robolearn.data.files import Files
 from robolearn.data.layout import Column
 
 THREADS = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+SMALL = 1 << 16  # bytes of a frame
 RUN_BYTES = 1 << 22  # read in one go
 
 _pool: dict[int, ThreadPoolExecutor] = {}  # by process: threads do not survive a fork
@@ -60,7 +61,8 @@ class Frames:
 
     def _spread(self, chunks: np.ndarray, out: np.ndarray, verify: bool) -> None:
         """Each thread takes a stretch of the batch."""
-        parts = min(THREADS, max(len(chunks) // 8, 1))
+        small = self._codec.quick and out[0].nbytes <= SMALL
+        parts = 1 if small else min(THREADS, max(len(chunks) // 8, 1))
         if parts == 1:
             self._decode(chunks, out, verify)
             return

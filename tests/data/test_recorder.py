@@ -257,7 +257,7 @@ def test_a_stream_holds_what_whole_episodes_may_hold(store, make_episode):
         recording.sample("force", 1.0, np.zeros(3))
         for time_s, values, message in (
             (1.0, np.zeros(3), "streams.force.time does not increase after 1.0 s"),
-            ([3.0, 2.0], np.zeros((2, 3)), "streams.force.time does not increase"),
+            (np.array([3.0, 2.0]), np.zeros((2, 3)), "streams.force.time does not increase"),
             (2.0, np.full(3, np.nan), "streams.force is not finite"),
             (2.0, np.zeros(2), r"streams.force is \(2,\) at \(1,\)"),
         ):

@@ -235,7 +235,7 @@ def test_a_spawned_worker_reads_the_same_rows(store, make_episode):
 
 
 def test_episodes_are_named_for_each_store(store):
-    for episodes, message in (([1, 2], "one list of indices for each store"), ([[0], [1]], "one list of"), ([[0, 3]], "0 to 2")):
+    for episodes, message in (([np.array(1)], "one list of indices for each store"), ([[0], [1]], "one list of"), ([[0, 3]], "0 to 2")):
         with pytest.raises(ValueError, match=message):
             Windows(store, 1, 1, images=False, episodes=episodes)
 

@@ -153,7 +153,9 @@ def _lengths(split: dict[str, Any]) -> list[int]:
     """Records in each file of a split."""
     said = split.get("shardLengths", [])
     if not isinstance(said, list) or not all(re.fullmatch(r"[0-9]{1,18}", str(n)) for n in said):
-        raise UserError(f"dataset_info.json: shardLengths of {split['name']} is {str(said)[:60]}; expected a number of records for each file")
+        raise UserError(
+            f"dataset_info.json: shardLengths of {split['name']} is {str(said)[:60]}; expected a number of records for each file"
+        )
     return [int(n) for n in said]
 
 

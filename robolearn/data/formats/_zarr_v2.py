@@ -121,11 +121,17 @@ class Array:
         try:
             meta = json.loads(text)
             self.shape, self.chunks = _sizes(meta["shape"]), _sizes(meta["chunks"])
-            dtype, order, codec, filters = meta["dtype"], meta["order"], {"id": None} if meta["compressor"] is None else meta["compressor"], meta.get("filters")
+            dtype, order, codec, filters = (
+                meta["dtype"],
+                meta["order"],
+                {"id": None} if meta["compressor"] is None else meta["compressor"],
+                meta.get("filters"),
+            )
             self._separator, self.fill = meta.get("dimension_separator", "."), meta["fill_value"] or 0
             self._codec, version = codec["id"], meta["zarr_format"]
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{name}/.zarray: damaged Zarr v2 metadata: {'a value of the wrong type' if isinstance(error, TypeError) else 'no ' if isinstance(error, KeyError) else ''}{'' if isinstance(error, TypeError) else error}") from error
+            why = {KeyError: f"no {error}", TypeError: "a value of the wrong type"}.get(type(error), str(error))
+            raise UserError(f"{name}/.zarray: damaged Zarr v2 metadata: {why}") from error
         if version != 2:
             raise UserError(f"{name}/.zarray: zarr_format is {version!r}; expected 2")
         if not self.shape or len(self.shape) != len(self.chunks) or 0 in self.chunks or order not in ("C", "F"):

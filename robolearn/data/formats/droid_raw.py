@@ -111,7 +111,9 @@ class _Droid:
             kept = np.flatnonzero(_moving(root, len(joints))[:rows])
             if not len(kept):
                 raise UserError(f"{folder.name}: of {len(joints)} rows none has both movement_enabled and a frame")
-            lengths = {path: (root.dataset(path).shape or (0,))[0] for path in ("action/gripper_position", *(part[0] for part in _STATE.values()))}
+            lengths = {
+                path: (root.dataset(path).shape or (0,))[0] for path in ("action/gripper_position", *(part[0] for part in _STATE.values()))
+            }
             lengths |= {path: (root.dataset(path).shape or (0,))[0] for path in (_STREAMS[name][0] for name in self.spec.streams)}
             if short := next((path for path, n in lengths.items() if n != len(joints)), None):
                 raise UserError(f"{folder.name}: {short} has {lengths[short]} rows, action/joint_position {len(joints)}")

@@ -171,5 +171,5 @@ def test_what_is_no_lerobot_dataset(tmp_path, text):
         read(tmp_path)
     (tmp_path / "meta/info.json").unlink()
     assert version_of(tmp_path) == ""
-    with pytest.raises(UserError, match="meta/info.json: unreadable"):
+    with pytest.raises(UserError, match="meta/info.json: no such file"):
         read_info(tmp_path)

@@ -75,7 +75,7 @@ def test_a_recording_in_parts_is_one_episode(tmp_path, arm_log, write_bag):
         ("- bag.db3", "- ../../../secret.db3", "secret.db3 is missing, which metadata.yaml names"),
         ("- bag.db3", "- .", "metadata.yaml|damaged|missing"),
         ("compression_mode: ''", "compression_mode: file\n  ", "metadata.yaml"),
-        ("relative_file_paths", "other", "metadata.yaml is damaged: KeyError 'relative_file_paths'"),
+        ("relative_file_paths", "other", "metadata.yaml is damaged: no 'relative_file_paths'"),
         ("version: 9", "version: [9", "metadata.yaml is damaged: ParserError|metadata.yaml is damaged"),
     ],
 )
