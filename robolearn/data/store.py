@@ -172,7 +172,7 @@ class EpisodeStore:
         return self.extend([episode])
 
     def extend(self, episodes: Sequence[Episode]) -> int:
-        """Store several episodes at once, all or none, and return the first one's index: fewer files where they are short."""
+        """Store several episodes at once and return the first one's index: fewer files where they are short. Refused, none is stored."""
         index = len(self)
         self._writing().append(episodes)
         self._index()

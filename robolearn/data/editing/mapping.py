@@ -37,7 +37,7 @@ class Camera:
 
     def __post_init__(self) -> None:
         if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= MAX_SIDE:
-            raise ValueError(f"size: {list(self.size)} px; expected at least 1 and at most {MAX_SIDE} each")
+            raise ValueError(f"size: {list(self.size)} px; expected at least 1 each and at most {MAX_SIDE}")
 
 
 @dataclass(frozen=True)
