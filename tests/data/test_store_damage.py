@@ -62,7 +62,7 @@ def test_absurd_numbers_are_damage_in_one_line(store, make_episode, number):
         ("time/zarr.json", lambda text: text.replace('"little"', '"big"')),
         ("time/zarr.json", lambda text: "[" * 100_000),
         ("time/zarr.json", lambda text: "[]"),
-        ("images/front/zarr.json", lambda text: text.replace('"level": 1', '"level": "x"')),
+        ("images/front/zarr.json", lambda text: text.replace('"level": -1', '"level": "x"')),
         ("zarr.json", lambda text: text.replace("   12,", "   0,")),
         ("zarr.json", lambda text: text.replace("   12,", "   -3,")),
         ("episodes.jsonl", lambda text: "[" * 100_000 + "\n" + text),
