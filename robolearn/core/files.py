@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
+from robolearn.core import disk
 from robolearn.core.errors import UserError
 
 MIB = 2**20
@@ -18,20 +17,11 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     Raises UserError (no space, no permission); what stood at `path` before is then untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)  # the rename itself must survive a power cut
+        disk.replace(path, data)
     except OSError as error:
         raise _refusal(path, error, len(data)) from error
-    finally:
-        with suppress(OSError):  # absent after the rename
-            temporary.unlink()
 
 
 def append_line(path: Path, line: str) -> None:
@@ -63,11 +53,3 @@ def _refusal(path: Path, error: OSError, size: int) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"{path}: disk full: {size / MIB:.1f} MiB needed, {free_mib(path):.1f} MiB free")
     return UserError(f"{path}: cannot write: {error.strerror}")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

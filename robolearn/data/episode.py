@@ -53,8 +53,8 @@ def check_episode(episode: Episode, spec: RobotSpec) -> None:
     length = len(episode)
     if length == 0:
         raise ValueError("episode: time has 0 rows; an episode has at least 1")
-    _same_keys("images", episode.images, spec.cameras)
-    _same_keys("state", episode.state, spec.state)
+    same_keys("episode: images", episode.images, spec.cameras)
+    same_keys("episode: state", episode.state, spec.state)
     expected: dict[str, tuple[np.ndarray, tuple[int, ...], str]] = {
         "time": (episode.time, (length,), "float64"),
         "action": (episode.action, (length, spec.action.dim), "float32"),
@@ -87,7 +87,7 @@ def _check_extras(episode: Episode, spec: RobotSpec) -> None:
             raise ValueError(f"episode: image_time.{name} is {taken.dtype} {taken.shape}; expected finite float64 ({len(episode)},) [s]")
         if np.any(np.diff(taken) < 0):
             raise ValueError(f"episode: image_time.{name} goes back at row {int(np.argmax(np.diff(taken) < 0)) + 1} [s]")
-    _same_keys("streams", episode.streams, spec.streams)
+    same_keys("episode: streams", episode.streams, spec.streams)
     for name, part in spec.streams.items():
         time, values = episode.streams[name].time, episode.streams[name].values
         if values.dtype != np.float32 or time.dtype != np.float64 or values.shape != (len(time), part.dim):
@@ -106,6 +106,7 @@ def _increases(field_name: str, time: np.ndarray) -> None:
         raise ValueError(f"episode: {field_name} does not increase at row {row} [s]")
 
 
-def _same_keys(field_name: str, got: Mapping, expected: Mapping) -> None:
+def same_keys(field_name: str, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """ValueError unless `got` has just the names that the spec expects."""
     if set(got) != set(expected):
-        raise ValueError(f"episode: {field_name} has {sorted(got)}; the spec has {sorted(expected)}")
+        raise ValueError(f"{field_name} has {sorted(got)}; the spec has {sorted(expected)}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from robolearn.core import disk
 from robolearn.core.errors import UserError
 
 AT_ONCE = 1 << 26  # bytes of frames decoded together
@@ -46,32 +47,29 @@ class Features:
             array = np.concatenate([np.load(self._path(key)), array])
         _build(self._path(key), array.shape, np.dtype(np.float32), lambda out: np.copyto(out, array))
 
-    def held_frames(self, store: Any, camera: str, rows: int, folder: Path | None) -> np.ndarray:
-        """uint8 (rows, H, W, 3), decoded: in RAM, or memory-mapped from a file in `folder` that is made where it is missing."""
-        shape = (rows, *store.spec.cameras[camera], 3)
-
-        def fill(out: np.ndarray) -> None:
-            step = max(AT_ONCE // (out.nbytes // rows), 1)
-            for first in range(0, rows, step):
-                store.frames(camera, np.arange(first, min(first + step, rows)), out=out[first : first + step])
-
-        if folder is None:
-            frames = np.empty(shape, np.uint8)
-            fill(frames)
-        else:
-            # The journal's lines up to these rows say whether a file made earlier is about the same episodes.
-            identity = hashlib.sha256(f"{Path(self._url).absolute()} {camera} {rows} {store.identity()}".encode()).hexdigest()[:16]
-            path = folder / f"{identity}.npy"
-            if (found := _mapped(path)) is None or found.shape != shape:
-                _build(path, shape, np.dtype(np.uint8), fill)
-            frames = np.load(path, mmap_mode="r")
-        frames.flags.writeable = False
-        return frames
-
     def _path(self, key: str) -> Path:
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", key):
             raise ValueError(f"feature key {key!r}; valid: letters, digits, '_', '-', '.'")
         return self._folder / f"{key}.npy"
+
+
+def decoded(read: Callable[[np.ndarray, np.ndarray], Any], shape: tuple[int, ...], file: Path | None) -> np.ndarray:
+    """uint8 `shape` (rows, H, W, 3), read-only: filled by read(rows, out), in RAM or in `file`, which is mapped and found again."""
+
+    def fill(out: np.ndarray) -> None:
+        step = max(AT_ONCE // (out.nbytes // len(out)), 1)
+        for first in range(0, len(out), step):
+            read(np.arange(first, min(first + step, len(out))), out[first : first + step])
+
+    if file is None:
+        frames = np.empty(shape, np.uint8)
+        fill(frames)
+    else:
+        if (found := _mapped(file)) is None or found.shape != shape:
+            _build(file, shape, np.dtype(np.uint8), fill)
+        frames = np.load(file, mmap_mode="r")
+    frames.flags.writeable = False
+    return frames
 
 
 def _mapped(path: Path) -> np.ndarray | None:
@@ -93,11 +91,7 @@ def _build(path: Path, shape: tuple[int, ...], dtype: np.dtype, fill: Callable[[
         out = np.lib.format.open_memmap(building, "w+", dtype, shape)
         fill(out)
         out.flush()
-        descriptor = os.open(building, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        disk.sync_path(building)
         building.rename(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

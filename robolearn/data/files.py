@@ -139,7 +139,7 @@ class RemoteFiles:
     def __init__(self, url: str) -> None:
         import tensorstore
 
-        self.url, self._tensorstore = url, tensorstore
+        self.url = url
         self._store: Any = self._guard(lambda: tensorstore.KvStore.open(_kvstore(url)).result())
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:

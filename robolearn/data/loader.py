@@ -19,8 +19,8 @@ from robolearn.data.windows import Windows
 class Batches(Iterator[Batch]):
     """Batches of `windows` on `device`. Close it, or use `with`.
 
-    workers: threads that read ahead, 0: none (decoding itself uses every core either way). prefetch: batches that each has
-    ready. For a GPU the batches are pinned by the workers, and copied without waiting. `state_dict` is that of the batches
+    workers: threads that read ahead, 0: none (frames that take long to decode use every core either way). prefetch: batches
+    that each has ready. For a GPU the batches are pinned by the workers, and copied without waiting. `state_dict` is that of the batches
     handed out, however many were read ahead.
     """
 

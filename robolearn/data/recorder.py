@@ -21,9 +21,10 @@ import google_crc32c
 import numpy as np
 
 from hardware.types import RobotSpec
+from robolearn.core import disk
 from robolearn.core.errors import UserError
-from robolearn.data import disk
 from robolearn.data.chunks import encode_frames
+from robolearn.data.episode import same_keys
 from robolearn.data.layout import Column, to_json
 from robolearn.data.recovery import CHUNK, LOG, RECORD, part_name, remove_recording, row_type
 from robolearn.data.writing import put_aside
@@ -79,10 +80,10 @@ class Recorder:
     ) -> None:
         """One row: shapes and units as in Episode, without the time dimension. ValueError: it does not fit the spec."""
         self._check_open()
-        _same_keys("images", images, self._spec.cameras)
-        _same_keys("state", state, self._spec.state)
+        same_keys("images", images, self._spec.cameras)
+        same_keys("state", state, self._spec.state)
         taken = dict.fromkeys(self._spec.cameras, np.nan) if image_time is None else image_time
-        _same_keys("image_time", taken, self._spec.cameras)
+        same_keys("image_time", taken, self._spec.cameras)
         if not 0 <= source <= 255:
             raise ValueError(f"source is {source}; expected 0 to 255")
         row = np.zeros((), self._row_type)
@@ -218,11 +219,6 @@ class Recorder:
                 due = clock.monotonic() + SYNC_S
 
 
-def _same_keys(field: str, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    if set(got) != set(expected):
-        raise ValueError(f"{field} has {sorted(got)}; the spec has {sorted(expected)}")
-
-
 class _Output:
     """The files of a recording. After the first error nothing more is written: what stands is a prefix of the episode."""
 
@@ -300,5 +296,5 @@ class _Output:
     def _write(self, path: Path, data: bytes) -> None:
         if path not in self._open:
             self._open[path] = disk.open_append(path)
-            disk.sync_folder(self._folder)
+            disk.sync_path(self._folder)
         disk.write_all(self._open[path], data)

@@ -13,8 +13,8 @@ import google_crc32c
 import numpy as np
 
 from hardware.types import RobotSpec
+from robolearn.core import disk
 from robolearn.core.errors import UserError
-from robolearn.data import disk
 from robolearn.data.chunks import shard_index
 from robolearn.data.codecs import without_checksum
 from robolearn.data.layout import Column, to_json
@@ -40,7 +40,7 @@ def part_name(camera: int, file: int) -> str:
 def commit(writer: Writer, folder: Path, meta: Mapping[str, Any], terminal: bool | None = None) -> None:
     """Make a recording an episode, and remove its folder. Killed anywhere, it can be called again: it ends the same.
 
-    terminal: of the last row, where it is given. UserError: not one complete row, or a full disk; the folder is kept.
+    terminal: of the last row, where it is given. UserError: a full disk, and the folder is kept; not one complete row, and it is removed.
     """
     log = _Log(folder, writer.spec, [writer.columns[f"images/{name}"] for name in writer.spec.cameras])
     if any(line.get("recording") == log.identity for line in writer.journal.lines):  # killed just before the folder went

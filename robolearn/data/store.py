@@ -18,7 +18,7 @@ from hardware.types import RobotSpec
 from robolearn.core.errors import UserError
 from robolearn.data.chunks import decode_block
 from robolearn.data.episode import Episode, Stream
-from robolearn.data.features import Features
+from robolearn.data.features import Features, decoded
 from robolearn.data.files import Files, open_files
 from robolearn.data.frames import Frames
 from robolearn.data.journal import JOURNAL, Journal
@@ -259,7 +259,9 @@ class EpisodeStore:
         rows = self.rows if rows is None else min(rows, self.rows)
         held = self._held.get(camera)
         if rows > 0 and (held is None or len(held) < rows):
-            self._held[camera] = self._features.held_frames(self, camera, rows, folder)
+            file = None if folder is None else folder / f"{self._decoded_name(camera, rows)}.npy"
+            shape = (rows, *self.spec.cameras[camera], 3)
+            self._held[camera] = decoded(lambda chosen, out: self.frames(camera, chosen, out), shape, file)
 
     # Features: a cache, and nothing but a cache; any of its files may be deleted ----------------------------------------
 
@@ -284,6 +286,10 @@ class EpisodeStore:
         if self._writer is None or self._writer.closed:
             raise UserError(f"{self.url}: opened for reading; open it with mode 'a' to append")
         return self._writer
+
+    def _decoded_name(self, camera: str, rows: int) -> str:
+        """Of a file with these frames: another one once the episodes change."""
+        return hashlib.sha256(f"{Path(self.url).absolute()} {camera} {rows} {self.identity()}".encode()).hexdigest()[:16]
 
     def _commit(self, recording: Path, meta: Mapping[str, Any], terminal: bool | None) -> int:
         """Turn what a recorder wrote into an episode."""

@@ -114,7 +114,7 @@ class Windows:
         self._images, self._future, self._future_images = images, future, future_images
         self._offsets = np.cumsum([0, *(store.rows for store in self.stores)])
         self._state = np.concatenate([_states(store, self.spec) for store in self.stores])
-        self._action, self._reward, self._terminal = (self._column(name) for name in ("action", "reward", "terminal"))
+        self._action, self._reward, self._terminal = (self.column(name) for name in ("action", "reward", "terminal"))
         self._features = [store.features(features_key) for store in self.stores] if features_key else None
         self._rows, self._first, self._last = _bounds(self.stores, self._offsets, episodes)
         self._end = _ends(self._last, self._terminal)
@@ -164,6 +164,19 @@ class Windows:
         owner = np.searchsorted(self._offsets, self._rows, side="right") - 1
         return [np.flatnonzero(owner == k) for k in range(len(self.stores))]
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Rows of each episode of all stores, one after the other; those that take no part, too."""
+        return np.concatenate([store.lengths for store in self.stores])
+
+    def column(self, name: str) -> np.ndarray:
+        """All rows of all stores, (see EpisodeStore.lowdim), one after the other; `rows` says which of them are samples."""
+        return np.concatenate([store.lowdim(name) for store in self.stores])
+
+    def by_episode(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
+        """(len,): of one value for each of `lengths`, that of each sample's episode."""
+        return np.repeat(values, self.lengths)[self._rows]
+
     def weights(self, episode: Callable[[Mapping[str, Any]], float | int] | None = None, rows: np.ndarray | None = None) -> np.ndarray:
         """Sampling probability of each sample, float64 (len,), sum 1: the product of
 
@@ -171,8 +184,7 @@ class Windows:
         """
         weight = np.ones(len(self)) if rows is None else np.asarray(rows, np.float64)
         if episode:
-            values = [float(episode(store.meta(i))) for store in self.stores for i in range(len(store))]
-            weight = weight * np.repeat(values, np.concatenate([store.lengths for store in self.stores]))[self._rows]
+            weight = weight * self.by_episode([float(episode(store.meta(i))) for store in self.stores for i in range(len(store))])
         if weight.shape != (len(self),) or not np.all(weight >= 0) or not 0 < weight.sum() < np.inf:
             raise ValueError(f"weights: {weight.shape}, sum {weight.sum()}; expected ({len(self)},), none negative, and one above 0")
         return weight / weight.sum()
@@ -199,16 +211,13 @@ class Windows:
             values[owner == k] = part
         return values.reshape(*rows.shape, *values.shape[1:])
 
-    def _column(self, name: str) -> np.ndarray:
-        return np.concatenate([store.lowdim(name) for store in self.stores])
-
     def _delayed(self, camera: str, delay: float) -> np.ndarray:
         """For each row the row whose frame of this camera a robot with this delay [s] would be shown."""
         if camera not in self.spec.cameras:
             raise UserError(f"latency_s: no camera {camera!r}; valid: {', '.join(self.spec.cameras)}")
         if not np.isfinite(delay):
             raise UserError(f"latency_s: {camera}: {delay} s; expected a finite number")
-        time = self._column("time")
+        time = self.column("time")
         taken = np.concatenate([s.lowdim(f"image_time/{camera}") if s.version > 1 else s.lowdim("time") for s in self.stores])
         shown = np.arange(len(time))
         for first in np.unique(self._first):

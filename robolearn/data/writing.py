@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from hardware.types import RobotSpec
+from robolearn.core import disk
 from robolearn.core.errors import UserError
-from robolearn.data import disk
 from robolearn.data.chunks import encode_block, encode_frames, shard_index
 from robolearn.data.episode import Episode, check_episode
 from robolearn.data.files import as_url, scheme_of
@@ -74,7 +74,7 @@ def create(
         disk.write(building / JOURNAL, [])
         disk.sync_tree(building)
         disk.rename(building, path)
-        disk.sync_folder(path.parent)
+        disk.sync_path(path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot create the store: {error.strerror or error}") from error
     finally:
@@ -107,7 +107,7 @@ class Writer:
         self._release()
 
     def append(self, episodes: Sequence[Episode]) -> None:
-        """All of them or none."""
+        """Store them one after the other. UserError: refused or the disk is full, and none of them is stored."""
         try:
             for episode in episodes:
                 check_episode(episode, self.spec)
@@ -140,7 +140,7 @@ class Writer:
     def commit(self, lines: Sequence[Mapping[str, Any]], written: Sequence[Path]) -> None:
         """Make the folders of `written` durable, grow the arrays, then the journal: now the episodes exist."""
         for folder in dict.fromkeys(path.parent for path in written):
-            disk.sync_folder(folder)
+            disk.sync_path(folder)
         for name, column in self.columns.items():
             if (end := self.journal.end_with(lines, stream_of(name))) > self._shape[name]:
                 rows = column.file_rows << (-(-end // column.file_rows) - 1).bit_length()  # doubled: rarely written
@@ -168,7 +168,7 @@ class Writer:
         folder = self.path / RECORDING
         try:
             disk.make_folder(folder)
-            disk.sync_folder(self.path)
+            disk.sync_path(self.path)
         except FileExistsError as error:
             raise UserError(f"{self.path}: an episode is being recorded already; finish or discard it first") from error
         except OSError as error:
@@ -213,7 +213,7 @@ def put_aside(recording: Path) -> Path:
         disk.make_folder(target.parent)
     disk.rename(recording, target)
     for folder in (target.parent, recording.parent):
-        disk.sync_folder(folder)
+        disk.sync_path(folder)
     return target
 
 

@@ -69,7 +69,7 @@ def building(
         raise
 
 
-class Batches:
+class Appender:
     """Stores episodes several at a time: many short ones are fewer files, and wait less for the disk."""
 
     def __init__(self, store: EpisodeStore) -> None:

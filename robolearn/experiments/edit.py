@@ -18,7 +18,7 @@ from robolearn.core.errors import UserError
 from robolearn.data.editing.edits import Edit, Redact, Rename, Resample, TrimIdle, chain
 from robolearn.data.editing.facts import Facts
 from robolearn.data.editing.merged import Merged
-from robolearn.experiments.building import Batches, building, is_complete, progress
+from robolearn.experiments.building import Appender, building, is_complete, progress
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ def run(config: Config) -> None:
                 continue
             provenance = {"edit": mark, "episodes": sources.origins(numbers)}
             store = stack.enter_context(building(out, spec, provenance, config.compression, config.overwrite, sources.calibration))
-            task, batches = bar.add_task(out.name, total=len(numbers), completed=len(store)), Batches(store)
+            task, appender = bar.add_task(out.name, total=len(numbers), completed=len(store)), Appender(store)
             for number in numbers[len(store) :]:  # those before were stored before an interruption
                 episode = replace(sources[number], meta=meta[number])
-                batches.add(reduce(lambda seen, edit: edit(seen), edits, episode))
+                appender.add(reduce(lambda seen, edit: edit(seen), edits, episode))
                 bar.advance(task)
-            batches.flush()
+            appender.flush()
             stores.append((out, store))
     for out, store in stores:
         told = f"{len(store)} of {len(sources)} episodes, {store.rows} of {sources.rows} rows"

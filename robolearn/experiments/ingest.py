@@ -24,7 +24,7 @@ from robolearn.data.episode import Episode, check_episode
 from robolearn.data.formats import Options, Reader, locate
 from robolearn.data.formats._hub import PREFIX, download
 from robolearn.data.store import EpisodeStore
-from robolearn.experiments.building import SKIPPED, Batches, building, is_complete, progress, record_skipped
+from robolearn.experiments.building import SKIPPED, Appender, building, is_complete, progress, record_skipped
 
 SHOWN = 10  # episodes left out that the terminal names; the provenance names all
 
@@ -127,7 +127,7 @@ def _fingerprint(path: Path) -> str:
 
 def _fill(store: EpisodeStore, reader: Reader, numbers: list[int], skip_bad: bool, path: Path, console: Console) -> list[dict[str, Any]]:
     """Store what is missing of these episodes; those that were left out, and why."""
-    skipped, batches = list(store.provenance.get(SKIPPED, [])), Batches(store)
+    skipped, appender = list(store.provenance.get(SKIPPED, [])), Appender(store)
     with progress(console) as bar:
         done = len(store) + len(skipped)  # before an interruption
         task = bar.add_task(escape(one_line(path.name)), total=len(numbers), completed=done)
@@ -138,12 +138,12 @@ def _fill(store: EpisodeStore, reader: Reader, numbers: list[int], skip_bad: boo
                 if not skip_bad:
                     raise UserError(f"{error}; --skip-bad leaves such episodes out") from error
                 skipped.append({"episode": number, "why": str(error).removeprefix(f"{path}: ").removeprefix(f"episode {number}: ")})
-                batches.flush()  # what is stored and what is skipped together say where to go on
+                appender.flush()  # what is stored and what is skipped together say where to go on
                 record_skipped(store, skipped)
             else:
-                batches.add(episode)
+                appender.add(episode)
             bar.advance(task)
-        batches.flush()
+        appender.flush()
     if not len(store):
         raise UserError(f"{path}: none of its {len(numbers)} episodes can be stored; episode {skipped[0]['episode']}: {skipped[0]['why']}")
     return skipped

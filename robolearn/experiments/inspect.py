@@ -44,7 +44,7 @@ class Config:
     """Check a store and show what it holds."""
 
     path: Path
-    """The store."""
+    """The store; a path, or a URL (s3://, gs://, https://)."""
     out: Path | None = None
     """The HTML page; None: beside the store, under its name."""
     shown: int = 4
@@ -65,6 +65,8 @@ def run(config: Config) -> None:
     against, reference = (None if path is None else _open(path) for path in (config.against, config.reference))
     if config.shown < 0:
         raise UserError(f"shown: {config.shown} episodes; expected 0 or more")
+    if config.out is None and "://" in store.url:
+        raise UserError(f"out: {store.url} is no place for the page; name one with --out")
     out = config.out or config.path.with_name(config.path.name.removesuffix(".zarr") + ".html")
     console, scale = Console(), state_scale(store)
     nearest, measures = twins(store, against), quality(store, reference, config.seed)

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from hardware.types import ArraySpec, RobotSpec
+from robolearn.core import disk
 from robolearn.core.errors import UserError
-from robolearn.data import disk
 from robolearn.data.episode import Episode, Stream
 from robolearn.data.store import EpisodeStore
 
-CALLS = ("open", "write", "fsync", "ftruncate", "rename", "link", "unlink", "mkdir", "rmdir")
+CALLS = ("open", "write", "fsync", "ftruncate", "rename", "replace", "link", "unlink", "mkdir", "rmdir")
 TWO = ArraySpec(("a", "b"), ("rad", "rad"), (-1.0, -1.0), (1.0, 1.0))
 SPEC = RobotSpec("test arm", {"cam": (24, 24), "clip": (16, 16)}, {"q": TWO}, TWO, "joint_pos", 10.0, {"force": TWO})
 
@@ -64,7 +64,7 @@ def record(store: EpisodeStore, seed: int) -> None:
 
 
 class Cut:
-    """Stands for `os` in robolearn.data.disk: call number `last` is never completed."""
+    """Stands for `os` in robolearn.core.disk: call number `last` is never completed."""
 
     def __init__(self, last: int, kill: bool) -> None:
         self._left, self._kill = last, kill
@@ -77,7 +77,7 @@ class Cut:
         def call(*args, **more):
             self._left -= 1
             if self._left < 0:
-                if not self._kill and name in ("write", "mkdir", "link", "rename", "fsync"):
+                if not self._kill and name in ("write", "mkdir", "link", "rename", "replace", "fsync"):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 if self._kill:
                     if name == "write":

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from robolearn.core import disk
 from robolearn.core.errors import UserError
-from robolearn.data import disk
 from robolearn.data.store import EpisodeStore
 
 

@@ -122,6 +122,15 @@ def test_http(http, store, assert_same):
     compare(http, store, assert_same)
 
 
+def test_the_page_about_a_remote_store_needs_a_place(http, tmp_path):
+    from robolearn.experiments import inspect
+
+    with pytest.raises(UserError, match="out: http://.*/d.zarr is no place for the page; name one with --out"):
+        inspect.run(inspect.Config(path=Path(http)))
+    inspect.run(inspect.Config(path=Path(http), out=tmp_path / "page.html", shown=1))
+    assert "d.zarr" in (tmp_path / "page.html").read_text()
+
+
 def test_a_place_that_cannot_be_reached_is_one_line(monkeypatch):
     with pytest.raises(UserError, match="scheme 'ftp'; valid: a path, s3://, gs://, http://, https://"):
         EpisodeStore.open("ftp://host/d.zarr")

@@ -14,14 +14,12 @@ MAX_BYTES = 1 << 26
 def read_object(file: Path) -> dict[str, Any]:
     """UserError: missing, larger than 64 MiB, no JSON, or no object."""
     name = f"{file.parent.name}/{file.name}"
-    if not file.is_file():
-        raise UserError(f"{name}: missing")
+    if not file.is_file() or file.stat().st_size > MAX_BYTES:
+        raise UserError(f"{name}: no such file, or above {MAX_BYTES >> 20} MiB")
     try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_BYTES + 1)
-        found = json.loads(data) if len(data) <= MAX_BYTES else None
+        found = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{name}: no JSON ({error})") from error
+        raise UserError(f"{name}: no JSON ({' '.join(str(error).split())[:120]})") from error
     if not isinstance(found, dict):
-        raise UserError(f"{name}: {'is no JSON object' if len(data) <= MAX_BYTES else 'is larger than 64 MiB'}")
+        raise UserError(f"{name}: holds a {type(found).__name__}; expected an object")
     return found

@@ -14,6 +14,7 @@ import numpy as np
 
 from hardware.types import ArraySpec
 from robolearn.core.errors import UserError
+from robolearn.data.formats._json import read_object
 from robolearn.data.formats._reader import inside, vector
 
 OURS = "robolearn"  # what our writers add for the way back: a key of a feature, and features and columns that begin with it
@@ -62,10 +63,8 @@ class Info:
         return name
 
     def locate(self, file: str) -> Path:
-        """The file itself. UserError: a link that leads out. In the hub's cache every file is a link, to the same repository's blobs."""
-        root = self.path.absolute()
-        cached = root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir()
-        return inside(root.parents[1], root.relative_to(root.parents[1]) / file) if cached else inside(root, file)
+        """The file itself. UserError: a link that leads out."""
+        return inside(self.path, file)
 
 
 def version_of(path: Path) -> str:
@@ -82,15 +81,7 @@ def version_of(path: Path) -> str:
 
 def read_info(path: Path) -> Info:
     """UserError: a file that is none, or lacks what every version has."""
-    file = inside(path, "meta/info.json")
-    if not file.is_file() or file.stat().st_size > _MAX_JSON:
-        raise UserError(f"meta/info.json: no such file, or above {_MAX_JSON >> 20} MiB")
-    try:
-        raw = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"meta/info.json: no JSON ({error})") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"meta/info.json: holds a {type(raw).__name__}; expected an object")
+    raw = read_object(inside(path, "meta/info.json"))
     features, fps = raw.get("features"), raw.get("fps")
     if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < 1e6:
         raise UserError(f"meta/info.json: fps is {fps!r}; expected rows per second above 0 [Hz]")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import zlib
@@ -14,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from robolearn.core.errors import UserError
+from robolearn.data.formats._json import MAX_BYTES, read_object
 from robolearn.data.formats._reader import inside, require_memory
 from robolearn.data.formats._tfrecord import Record, Values, records
 
-MAX_JSON_BYTES = 1 << 26
 _SHARD = re.compile(r"(?:(?P<name>\w+)-)?(?P<split>[\w-]+)\.tfrecord-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
 _DTYPES = {"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float16", "float32", "float64"}
 
@@ -61,27 +60,13 @@ def is_rlds(path: Path) -> bool:
     if not (path / "dataset_info.json").is_file() or not (path / "features.json").is_file():
         return False
     with (path / "features.json").open("rb") as file:
-        text = file.read(MAX_JSON_BYTES)
+        text = file.read(MAX_BYTES)
     return b"tensorflow_datasets" in text and b'"steps"' in text
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """UserError: absent, too large, no JSON object."""
-    path = inside(path.parent, path.name)
-    if not path.is_file() or path.stat().st_size > MAX_JSON_BYTES:
-        raise UserError(f"{path.name}: no such file, or above {MAX_JSON_BYTES >> 20} MiB")
-    try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path.name}: no JSON ({' '.join(str(error).split())[:120]})") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path.name}: holds a {type(data).__name__}; expected an object")
-    return data
 
 
 def read_features(path: Path) -> dict[str, Feature]:
     """Each leaf by its name in a record, "steps/observation/state". UserError: not as TFDS 4.5 and later write it."""
-    data = read_json(path / "features.json")
+    data = read_object(inside(path, "features.json"))
     if "featuresDict" not in data:
         raise UserError("features.json: no featuresDict at the top; only what TFDS 4.5 and later write is read")
     try:

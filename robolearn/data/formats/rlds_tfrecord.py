@@ -20,7 +20,8 @@ from robolearn.core.errors import UserError
 from robolearn.data.episode import Episode
 from robolearn.data.formats import _oxe, _tfds
 from robolearn.data.formats._image import decode_images, image_size
-from robolearn.data.formats._reader import Options, Reader, chosen_cameras, episode, vector
+from robolearn.data.formats._json import read_object
+from robolearn.data.formats._reader import Options, Reader, chosen_cameras, episode, inside, vector
 from robolearn.data.formats._tfds import Feature, Split
 from robolearn.data.formats._tfrecord import Record, Values, parse_example
 
@@ -43,7 +44,7 @@ def read(path: Path, options: Options) -> Reader:
 
 class _Rlds:
     def __init__(self, path: Path, options: Options) -> None:
-        info = _tfds.read_json(path / "dataset_info.json")
+        info = read_object(inside(path, "dataset_info.json"))
         self.name = str(info.get("name") or path.parent.name)
         self.features = _tfds.read_features(path)
         self.left_out: dict[str, str] = {}  # feature -> why

@@ -207,7 +207,7 @@ def test_clocks_that_jump_back_are_not_believed(tmp_path):
         ({"frames": 60}, "20103212.mp4: holds 60 frames for 6 rows; DROID records one for each"),
         ({"metadata": {"wrist_cam_serial": "../../../secret"}}, "leads out of .*; refused"),
         ({"metadata": "{"}, r"metadata_.*json: no JSON"),
-        ({"metadata": "[]"}, r"metadata_.*json: is no JSON object"),
+        ({"metadata": "[]"}, r"metadata_.*json: holds a list; expected an object"),
     ],
 )
 def test_what_does_not_fit_is_one_line(tmp_path, change, message):

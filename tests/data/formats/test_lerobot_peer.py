@@ -19,6 +19,7 @@ from hardware.types import ArraySpec, RobotSpec, Source
 from robolearn.data.episode import Episode, check_episode
 from robolearn.data.formats import read, write
 from robolearn.data.store import EpisodeStore
+from tests.data.formats.lerobot_files import numbered
 
 PYTHON = os.environ.get("ROBOLEARN_PEER_LEROBOT", "")
 pytestmark = [
@@ -44,14 +45,6 @@ SPEC = RobotSpec(
 )
 
 
-def numbered(numbers) -> np.ndarray:
-    """uint8 (N, H, W, 3): black and white blocks of 16 px spell each number in binary."""
-    bits = np.asarray(numbers)[:, None] >> np.arange(10) & 1
-    return np.ascontiguousarray(
-        np.broadcast_to(np.repeat(bits, 16, axis=1)[:, None, :, None] * 255, (len(bits), *SIZE, 3)).astype(np.uint8)
-    )
-
-
 class Memory:
     """Four episodes of the robot above, measured a little late now and then; one request was no number."""
 
@@ -70,7 +63,7 @@ class Memory:
         requested[3, 0] = np.nan
         return Episode(
             time=np.arange(n) / RATE_HZ + rng.uniform(0, 0.02, n) + 7.0,
-            images={"front": numbered(100 * index + np.arange(n)), "wrist": numbered(100 * index + 50 + np.arange(n))},
+            images={"front": numbered(100 * index + np.arange(n), SIZE), "wrist": numbered(100 * index + 50 + np.arange(n), SIZE)},
             state={name: rng.normal(size=(n, part.dim)).astype(np.float32) for name, part in SPEC.state.items()},
             action=action,
             requested_action=requested,
@@ -223,7 +216,7 @@ def test_we_read_what_lerobot_records(tmp_path):
             "next.reward": rng.normal(size=(length, 1)).astype(np.float32),
             "next.done": last,
             "next.success": last & (episode == 1),
-            "observation.images.top": numbered(100 * episode + np.arange(length)),
+            "observation.images.top": numbered(100 * episode + np.arange(length), SIZE),
             "observation.images.wrist": rng.integers(0, 256, (length, *SIZE, 3), np.uint8),
         })  # fmt: skip
         np.savez(tmp_path / f"episode{episode}.npz", **recorded[-1])

@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 from pathlib import Path
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from hardware.types import ArraySpec, Source
 from robolearn.core.errors import UserError
 from robolearn.data.episode import check_episode
 from robolearn.data.formats import Options, read
 from robolearn.data.testing import ReaderContract
+from tests.data.formats.lerobot_files import SIZE, encode, numbered, numbers, png
 
 os.environ.setdefault("SVT_LOG", "1")
 REAL = Path(os.environ.get("ROBOLEARN_DATA", "/nowhere")) / "g1-inspire-lerobot-v21"
-SIZE = (32, 160)  # height, width [px]
 LENGTHS = (5, 7, 4)
 TASKS = ["pick the cup", "put it down"]
-
-
-def numbered(numbers) -> np.ndarray:
-    """uint8 (N, H, W, 3): black and white blocks of 16 px spell each number in binary."""
-    bits = np.asarray(numbers)[:, None] >> np.arange(10) & 1
-    return np.ascontiguousarray(
-        np.broadcast_to(np.repeat(bits, 16, axis=1)[:, None, :, None] * 255, (len(bits), *SIZE, 3)).astype(np.uint8)
-    )
-
-
-def numbers(frames: np.ndarray) -> list[int]:
-    bits = frames[:, 8:24].reshape(len(frames), 16, 10, 16, 3).mean((1, 3, 4)) > 127
-    return (bits << np.arange(10)).sum(1).tolist()
-
-
-def encode(path: Path, frames: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libsvtav1", rate=30, options={"g": "2", "crf": "30", "preset": "12"})
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-
-
-def png(value: int) -> dict:
-    data = io.BytesIO()
-    Image.fromarray(np.full((6, 8, 3), value, np.uint8)).save(data, "PNG")
-    return {"bytes": data.getvalue(), "path": f"frame_{value:06d}.png"}
 
 
 def rows(episode: int, length: int, first: int) -> dict:

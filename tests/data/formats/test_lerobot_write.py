@@ -17,23 +17,10 @@ from robolearn.core.errors import UserError
 from robolearn.data.episode import Episode, check_episode
 from robolearn.data.formats import Options, read, recognise, write
 from robolearn.data.formats._video import size_and_rate
+from tests.data.formats.lerobot_files import SIZE, numbered, numbers
 
 os.environ.setdefault("SVT_LOG", "1")
-SIZE = (32, 160)  # height, width [px]
 VERSIONS = {"lerobot_v2": "v2.1", "lerobot_v3": "v3.0"}
-
-
-def numbered(numbers) -> np.ndarray:
-    """uint8 (N, H, W, 3): black and white blocks of 16 px spell each number in binary."""
-    bits = np.asarray(numbers)[:, None] >> np.arange(10) & 1
-    return np.ascontiguousarray(
-        np.broadcast_to(np.repeat(bits, 16, axis=1)[:, None, :, None] * 255, (len(bits), *SIZE, 3)).astype(np.uint8)
-    )
-
-
-def numbers(frames: np.ndarray) -> list[int]:
-    bits = frames[:, 8:24].reshape(len(frames), 16, 10, 16, 3).mean((1, 3, 4)) > 127
-    return (bits << np.arange(10)).sum(1).tolist()
 
 
 SPEC = RobotSpec(

@@ -1,4 +1,4 @@
-"""Every byte of a dataset goes to the disk through these few calls, so that one test can cut each of them short."""
+"""What must survive goes to the disk through these few calls: files whole or absent, and one test can cut each call of a store short."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ def write(path: Path, parts: Parts) -> None:
 
 def replace(path: Path, data: bytes) -> None:
     """A whole file in place of another: a reader, a crash or a full disk meets the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary, [data])
-        os.rename(temporary, path)
-    except OSError:
-        remove(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            remove(temporary)
         raise
-    sync_folder(path.parent)
+    sync_path(path.parent)  # the rename itself must survive a power cut
 
 
 def append(path: Path, at: int, data: bytes) -> None:
@@ -95,8 +96,8 @@ def remove(path: Path) -> None:
         os.unlink(path)
 
 
-def sync_folder(path: Path) -> None:
-    """Make the names in it survive a power cut."""
+def sync_path(path: Path) -> None:
+    """Make a file's content, or the names in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -107,4 +108,4 @@ def sync_folder(path: Path) -> None:
 def sync_tree(path: Path) -> None:
     """Everything below `path`."""
     for folder, _, _ in os.walk(path, topdown=False):
-        sync_folder(Path(folder))
+        sync_path(Path(folder))
