@@ -73,9 +73,9 @@ def parse(verb: str, cls: type, words: Sequence[str], default_file: Path | None 
     """A `cls` from `[config.yaml] [--field value ...]`; raises UserError for what does not fit. default_file: read where none is named."""
     import tyro
 
-    from robolearn.core.config import load_config
+    from robolearn.core.config import from_dict, load_config, nested
 
-    rest = list(words)
+    rest, types = _types(words)
     default: Any = tyro.MISSING_NONPROP
     file = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else default_file
     if file is not None:
@@ -84,7 +84,9 @@ def parse(verb: str, cls: type, words: Sequence[str], default_file: Path | None 
             raise UserError(
                 f"{file}: the bare argument is a config in YAML; what a verb reads goes behind an option, such as --{field} {file}"
             )
-        default = load_config(file, cls, missing=tyro.MISSING)
+        default = load_config(file, cls, types, missing=tyro.MISSING)
+    elif types:
+        default = from_dict(cls, nested(types), f"robolearn {verb}", missing=tyro.MISSING)
     said = io.StringIO()
     try:
         with redirect_stderr(said):
@@ -97,6 +99,21 @@ def parse(verb: str, cls: type, words: Sequence[str], default_file: Path | None 
     if (seed := getattr(config, "seed", 0)) < 0:
         raise UserError(f"seed: {seed}; expected 0 or more")
     return config
+
+
+def _types(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Takes `--policy.type act` out: what picks a class must be known before its fields can be options."""
+    rest, types = [], {}
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") and ".type=" in word else [word])]
+    waiting = iter(words)
+    for word in waiting:
+        if word.startswith("--") and word.endswith(".type"):
+            if (value := next(waiting, None)) is None:
+                raise UserError(f"{word}: expected a name behind it")
+            types[word[2:].replace("-", "_")] = value
+        else:
+            rest.append(word)
+    return rest, types
 
 
 def _one_line(box: str) -> str:

@@ -14,9 +14,8 @@ from robolearn.data.store import EpisodeStore
 from robolearn.experiments import evaluate, report, teleop, train
 from robolearn.learners.imitation import ImitationConfig
 from robolearn.models.encoders.cnn import SmallCnnConfig
-from robolearn.policies.bc import BcNet
-from robolearn.policies.chunk import ChunkConfig
-from robolearn.policies.diffusion import DiffusionNet
+from robolearn.policies.bc import BcConfig
+from robolearn.policies.diffusion import DiffusionConfig
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.rollout import rollout
 from robolearn.tasks import task_for
@@ -38,16 +37,17 @@ def runs(tmp_path_factory):
 
 
 def learn(run, policy, steps, robot, encoder=None):
-    inputs = ChunkConfig(history=1, horizon=4, encoder=encoder)
+    inputs: dict = {"history": 1, "horizon": 4, "encoder": encoder}
+    kinds = {
+        "diffusion": DiffusionConfig(**inputs, widths=(16, 32), train_steps=20, sample_steps=4, prediction="sample"),
+        "bc": BcConfig(**inputs, hidden=(64, 64), dropout=0.0),
+    }
     out = run / f"train_{policy}"
     train.run(
         train.Config(
             data=run / "teleop" / "dataset.zarr",
             out=out,
-            policy=policy,
-            inputs=inputs,
-            diffusion=DiffusionNet(widths=(16, 32), train_steps=20, sample_steps=4, prediction="sample"),
-            bc=BcNet(hidden=(64, 64), dropout=0.0),
+            policy=kinds[policy],
             imitation=TINY,
             steps=steps,
             batch_size=64,
@@ -87,7 +87,14 @@ def test_pictures_flow_through_the_same_path_and_what_is_flown_can_be_learned_fr
     assert (deployed.read(1).source == Source.POLICY).all()
     assert not probe.violations and probe.setpoints > 100
     again = train.Config(
-        data=tmp_path / "deployed.zarr", out=tmp_path / "again", policy="bc", steps=3, batch_size=8, validation=0.0, threads=1, device="cpu"
+        data=tmp_path / "deployed.zarr",
+        out=tmp_path / "again",
+        policy=BcConfig(),
+        steps=3,
+        batch_size=8,
+        validation=0.0,
+        threads=1,
+        device="cpu",
     )
     train.run(again)
     assert json.loads((tmp_path / "again" / "done.json").read_text())["steps"] == 3

@@ -1,10 +1,13 @@
 """Configs: YAML text <-> frozen dataclasses, typed by their annotations. No interpolation, no inheritance of files.
 
-A mapping may hold `type: module:Class`, which picks the dataclass it builds; only modules of this project are imported.
+A mapping may hold `type: module:Class`, which picks the dataclass it builds; only modules of this project are imported. A bare name
+is a module beside the class that is asked for: `type: act` where a robolearn.policies.chunk:ChunkConfig is expected is the dataclass
+of robolearn.policies.act.
 """
 
 from __future__ import annotations
 
+import pkgutil
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -29,16 +32,23 @@ def load_config(path: Path, cls: type[C], overrides: Mapping[str, Any] | None = 
     overrides: dotted field -> value, laid over the file. missing: what a required field holds that neither gives;
     by default that is an error. Raises UserError: one line with file, dotted field, value and the valid choices.
     """
-    data = read_yaml(path)
-    for dotted, value in (overrides or {}).items():
-        *parents, last = dotted.split(".")
+    return from_dict(cls, nested(overrides or {}, read_yaml(path), str(path)), str(path), missing)
+
+
+def nested(dotted: Mapping[str, Any], into: dict[str, Any] | None = None, where: str = "config") -> dict[str, Any]:
+    """`into` with `a.b.c` -> value laid over it, as mappings of mappings. UserError: there is something else in the way."""
+    data: dict[str, Any] = {} if into is None else into
+    for path, value in dotted.items():
+        *parents, last = path.split(".")
         node = data
         for name in parents:
-            node = node.setdefault(name, {})
+            if node.get(name) is None:
+                node[name] = {}
+            node = node[name]
             if not isinstance(node, dict):
-                raise UserError(f"{path}: {dotted}: '{name}' is {node!r}, not a mapping")
+                raise UserError(f"{where}: {path}: '{name}' is {node!r}, not a mapping")
         node[last] = value
-    return from_dict(cls, data, str(path), missing)
+    return data
 
 
 def save_config(config: Any, path: Path) -> None:
@@ -230,8 +240,10 @@ def _class(annotation: Any, data: Mapping[str, Any], place: _Place, default: Any
         if len(candidates) == 1:
             return candidates[0]
         raise place.error(f"`type: module:Class` is missing; valid: {_describe(annotation)}")
-    module, _, name = str(data["type"]).partition(":")
     here = place.inside("type")
+    if ":" not in str(data["type"]):
+        return _beside(str(data["type"]), candidates, here)
+    module, _, name = str(data["type"]).partition(":")
     if module.split(".")[0] not in TRUSTED or not name:
         raise here.error(f"{data['type']!r} is not trusted; expected module:Class of {' or '.join(TRUSTED)}")
     try:
@@ -243,6 +255,23 @@ def _class(annotation: Any, data: Mapping[str, Any], place: _Place, default: Any
     if annotation is not Any and not any(_accepts(kind, cls) for kind in _classes(annotation)):
         raise here.error(f"{data['type']!r} does not fit; expected {_describe(annotation)}")
     return cls
+
+
+def _beside(name: str, candidates: Sequence[type], here: _Place) -> type:
+    """The dataclass of the module `name` in the package of one of the candidates that is one of them, too."""
+    valid: list[str] = []
+    for kind in candidates:
+        package = kind.__module__.rpartition(".")[0]
+        if package.split(".")[0] not in TRUSTED:
+            continue
+        modules = [m.name for m in pkgutil.iter_modules(import_module(package).__path__) if not m.name.startswith("_")]
+        if name in modules:
+            module = import_module(f"{package}.{name}")
+            own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__ and is_dataclass(c)]
+            if fitting := [c for c in own if issubclass(c, kind)]:
+                return fitting[-1]
+        valid += modules
+    raise here.error(f"{name!r} is not there; expected module:Class, or one of {', '.join(valid) or '(none)'}")
 
 
 def _accepts(kind: type, cls: type) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from hardware.types import RobotSpec
@@ -20,14 +20,28 @@ class Obs:
     """A short history of observations, oldest first. Images stay uint8 until an encoder sees them.
 
     features, where present, are the frozen encoder's output for the same images, and images may then be empty.
+    goal: what is wanted, as an observation of one time step: its images, or its features (of an image, or of an instruction's words).
+    past: what was done and earned on the way, for policies that model whole sequences.
     """
 
     images: Mapping[str, UInt8[Tensor, "B T 3 H W"]]
     state: Float[Tensor, "B T S"]  # RobotSpec.state concatenated in its order, physical units
     features: Float[Tensor, "B T E"] | None = None
+    goal: Obs | None = None
+    past: Past | None = None
 
     def to(self, device: torch.device | str) -> Obs:
         return apply(self, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Past:
+    """One row for each observation of the history, oldest first."""
+
+    action: Float[Tensor, "B T A"]  # taken after the observation, physical units; 0 for the newest, whose action is asked for
+    to_go: Float[Tensor, "B T"]  # rewards still to come from there to the episode's end; in deployment: that are wanted
+    step: Int[Tensor, "B T"]  # rows since the episode began
+    real: Bool[Tensor, "B T"]  # false where the episode had not begun and its first row is repeated
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,7 @@ def apply(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
         return function(value)
     if isinstance(value, Mapping):
         return {k: apply(v, function) for k, v in value.items()}
-    if isinstance(value, Obs | Batch):
+    if isinstance(value, Obs | Past | Batch):
         return replace(value, **{f.name: apply(getattr(value, f.name), function) for f in fields(value)})
     return value
 
@@ -96,6 +110,6 @@ def _concat(a: Any, b: Any) -> Any:
         return torch.cat([a, b])
     if isinstance(a, Mapping):
         return {k: _concat(v, b[k]) for k, v in a.items()}
-    if isinstance(a, Obs | Batch):
+    if isinstance(a, Obs | Past | Batch):
         return replace(a, **{f.name: _concat(getattr(a, f.name), getattr(b, f.name)) for f in fields(a)})
     return a

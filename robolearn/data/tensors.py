@@ -7,13 +7,14 @@ go through them, and tests/test_parity.py holds them to equal bits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
 
 from hardware.types import Observation, RobotSpec
 from robolearn.core.errors import UserError
-from robolearn.core.types import Batch, Obs
+from robolearn.core.types import Batch, Obs, Past
 from robolearn.data.windows import Look, Window, history_rows, state_vector
 
 
@@ -67,4 +68,6 @@ def to_batch(window: Window) -> Batch:
 
 
 def _look(look: Look) -> Obs:
-    return to_obs(look.images, look.state, look.features)
+    obs = to_obs(look.images, look.state, look.features)
+    past = None if look.past is None else Past(*(torch.from_numpy(getattr(look.past, f.name)) for f in fields(Past)))
+    return replace(obs, goal=None if look.goal is None else _look(look.goal), past=past)

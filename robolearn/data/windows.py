@@ -23,6 +23,18 @@ class Look:
     images: Mapping[str, np.ndarray]  # camera -> uint8 (B, T, H, W, 3)
     state: np.ndarray  # float32 (B, T, S)
     features: np.ndarray | None = None  # float32 (B, T, E)
+    goal: Look | None = None  # T = 1: what is wanted
+    past: Past | None = None
+
+
+@dataclass(frozen=True)
+class Past:
+    """What was done and earned along B histories; see core.types.Past."""
+
+    action: np.ndarray  # float32 (B, T, A)
+    to_go: np.ndarray  # float32 (B, T)
+    step: np.ndarray  # int64 (B, T)
+    real: np.ndarray  # bool (B, T)
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,8 @@ class Windows:
     stores: one or several whose specs agree. cameras, state_keys: which inputs (None: all); `spec` is theirs.
     episodes: which take part: a test of their meta, or their indices for each store (see `split`).
     images: read frames. features_key: read cached encoder outputs. future: what followed each action, for model learners;
-    future_images: its frames too. latency_s: camera -> seconds by which its frames shall be older than the row they go with
+    future_images: its frames too. past: what was done and earned along the history.
+    latency_s: camera -> seconds by which its frames shall be older than the row they go with
     (the newest frame taken by then; negative: younger), to learn with the delays of the robot that will be flown.
     cache_mb: keep as many decoded frames as fit under this ceiling, in RAM, or memory-mapped in `cache_folder`; 0: none.
     A snapshot: rows appended to a store later are not in it.
@@ -99,6 +112,7 @@ class Windows:
         images: bool = True,
         future: bool = False,
         future_images: bool = False,
+        past: bool = False,
         latency_s: Mapping[str, float] | None = None,
         cache_mb: float | int = 0,
         cache_folder: Path | None = None,
@@ -111,13 +125,14 @@ class Windows:
             if difference := self.spec.diff(restrict(store.spec, cameras, state_keys)):
                 raise UserError(f"{self.stores[0].path} and {store.path} do not fit together: {'; '.join(difference)}")
         self.history, self.horizon, self.stride = history, horizon, stride
-        self._images, self._future, self._future_images = images, future, future_images
+        self._images, self._future, self._future_images, self._past = images, future, future_images, past
         self._offsets = np.cumsum([0, *(store.rows for store in self.stores)])
         self._state = np.concatenate([_states(store, self.spec) for store in self.stores])
         self._action, self._reward, self._terminal = (self.column(name) for name in ("action", "reward", "terminal"))
         self._features = [store.features(features_key) for store in self.stores] if features_key else None
         self._rows, self._first, self._last = _bounds(self.stores, self._offsets, episodes)
         self._end = _ends(self._last, self._terminal)
+        self._to_go = _to_go(self._reward, self._last) if past else self._reward
         if not len(self._rows):
             raise UserError(f"{', '.join(str(store.path) for store in self.stores)}: no episode to learn from was selected")
         self._seen = {camera: self._delayed(camera, delay) for camera, delay in (latency_s or {}).items()}
@@ -137,8 +152,10 @@ class Windows:
         ahead = rows[:, None] + self.stride * np.arange(self.horizon)
         last = self._last[rows][:, None]
         real = np.minimum(ahead, last)
+        seen = history_rows(rows, self._first[rows], self.history, self.stride)
+        obs = self._look(seen, self._images)
         window = Window(
-            obs=self._look(history_rows(rows, self._first[rows], self.history, self.stride), self._images),
+            obs=replace(obs, past=self._behind(rows, seen)) if self._past else obs,
             action=self._action[real],
             pad=ahead > last,
         )
@@ -196,6 +213,11 @@ class Windows:
         if (cached := self._features) is not None:
             features = self._gather(rows, lambda s, r: cached[self.stores.index(s)][r])
         return Look(frames, self._state[rows], features)
+
+    def _behind(self, rows: np.ndarray, seen: np.ndarray) -> Past:
+        real = rows[:, None] + self.stride * np.arange(1 - self.history, 1) >= self._first[rows][:, None]
+        done = (real & (seen != rows[:, None]))[..., None]
+        return Past(np.where(done, self._action[seen], np.float32(0)), self._to_go[seen], seen - self._first[seen], real)
 
     def _gather(self, rows: np.ndarray, read: Callable[[EpisodeStore, np.ndarray], np.ndarray]) -> np.ndarray:
         """Row-aligned data of all stores, (B, T) -> (B, T, ...); one read for each store."""
@@ -260,6 +282,12 @@ def _bounds(stores: Sequence[EpisodeStore], offsets: np.ndarray, episodes: Episo
                 raise ValueError(f"episodes: {episodes[k]} of {store.url}; valid: 0 to {len(store) - 1}")
         chosen.append(np.flatnonzero(np.repeat(keep, store.lengths)) + offsets[k])
     return np.concatenate(chosen), np.concatenate(first), np.concatenate(last)
+
+
+def _to_go(reward: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """For each row the sum of the rewards from it to its episode's last row."""
+    total = np.cumsum(reward, dtype=np.float64)
+    return (total[last] - total + reward).astype(np.float32)
 
 
 def _ends(last: np.ndarray, terminal: np.ndarray) -> np.ndarray:

@@ -93,7 +93,7 @@ def run(config: Config) -> dict:
     if config.search.horizon > policy.horizon:
         raise UserError(f"search.horizon: {config.search.horizon} decisions; {config.checkpoint} proposes chunks of {policy.horizon}")
     if policy.config.encoder is not None and not policy.config.encoder.frozen:
-        raise UserError(f"{config.checkpoint}: inputs.encoder.frozen is false; fine-tuning plans on the features of a frozen encoder")
+        raise UserError(f"{config.checkpoint}: policy.encoder.tune is not none; fine-tuning plans on the features of a frozen encoder")
     store = EpisodeStore.open(config.data)
     if differences := store.spec.diff(robot_spec):
         raise UserError(f"{config.data}: recorded on another robot (data != robot): {'; '.join(differences)}")

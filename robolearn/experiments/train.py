@@ -26,9 +26,8 @@ from robolearn.learners.fit import fit
 from robolearn.learners.imitation import Imitation, ImitationConfig
 from robolearn.models.encoders.base import CameraEncoder, EncoderConfig
 from robolearn.models.encoders.selfsupervised import PretrainConfig
-from robolearn.policies.bc import BcConfig, BcNet
 from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
-from robolearn.policies.diffusion import DiffusionConfig, DiffusionNet
+from robolearn.policies.diffusion import DiffusionConfig
 
 __all__ = ["Config", "cache_features", "run"]
 
@@ -43,12 +42,8 @@ class Config:
     """The store to learn from; a path, or a URL (s3://, gs://, https://)."""
     out: Path
     """Artefact folder: policy.pt, metrics.jsonl; encoder.safetensors where one was pretrained."""
-    policy: Literal["diffusion", "bc"] = "diffusion"
-    """diffusion: Diffusion Policy; bc: chunked regression."""
-    inputs: ChunkConfig = ChunkConfig()
-    """What the policy sees, and how many actions it answers with."""
-    diffusion: DiffusionNet = DiffusionNet()
-    bc: BcNet = BcNet()
+    policy: ChunkConfig = DiffusionConfig()
+    """Which policy, what it sees, how many actions it answers with; --policy.type NAME: a module of robolearn.policies."""
     imitation: ImitationConfig = ImitationConfig()
     pretrain: PretrainConfig = PretrainConfig()
     """Of an encoder without weights that is frozen, or `tuned`, on the images of the dataset."""
@@ -73,14 +68,6 @@ class Config:
     """Discard what another config left in `out`."""
 
 
-def policy_config(config: Config) -> DiffusionConfig | BcConfig:
-    """The chosen policy's own config, as its checkpoint carries it."""
-    inputs = dict(vars(config.inputs))
-    if config.policy == "bc":
-        return BcConfig(**inputs, **vars(config.bc))
-    return DiffusionConfig(**inputs, **vars(config.diffusion))
-
-
 def run(config: Config) -> None:
     """Train, or go on training, or say that it is done."""
     console = Console(stderr=True)
@@ -94,12 +81,12 @@ def run(config: Config) -> None:
         torch.set_num_threads(config.threads)
     stores = open_stores(config.data, config.reading)
     store = stores[0]
-    settings = policy_config(config)
+    settings = config.policy
     torch.manual_seed(config.seed)  # the initial weights and dropout; everything else draws from generators of its own
     policy = settings.build(store.spec).to(device)
     policy.seed(config.seed)
     if config.reading.latency_s and not (policy.encoder is not None and not settings.encoder.frozen):  # pyright: ignore[reportOptionalMemberAccess]
-        raise UserError("reading.latency_s: needs an encoder that is tuned (inputs.encoder.frozen: false): features are kept row by row")
+        raise UserError("reading.latency_s: needs an encoder that is tuned (policy.encoder.tune: full): features are kept row by row")
     if policy.encoder is None and store.spec.cameras:
         unseen = ", ".join(store.spec.cameras)
         console.print(f"no encoder: the policy sees states only, not the cameras ({unseen}); configs/train/ has examples with one")
@@ -161,6 +148,8 @@ class Training:
                 episodes=episodes,
                 features_key=key,
                 images=key is None and bool(policy.spec.cameras),
+                past=policy.sees_past,
+                future=policy.sees_future,
                 stride=config.reading.stride,
                 latency_s=config.reading.latency_s,
                 cache_mb=config.reading.cache_mb,
@@ -199,7 +188,17 @@ class Training:
         limit = None if self.config.minutes is None else 60 * self.config.minutes
         self._saved = self.seconds
         with self.batches, self.folder.timed("train"), deferred_interrupt() as self._interrupt:
-            return fit(self.learner, self.batches, self.config.steps, limit, self.steps, self.seconds, self._on_step, self.config.policy)
+            kind = type(self.learner.policy).__name__
+            return fit(
+                self.learner,
+                self.batches,
+                self.config.steps,
+                limit,
+                self.steps,
+                self.seconds,
+                self._on_step,
+                kind,
+            )
 
     def validate(self) -> Metrics:
         """Held-out episodes, averaged weights, always the same noise. action_error: mean distance of a drawn action, in units of

@@ -40,7 +40,7 @@ def give_weights(
         return learned, {}
     if not isinstance(encoder, SmallCnn):
         raise UserError(
-            f"inputs.encoder: a pretrained {type(encoder).__name__} needs weights (a local file or a hub model); "
+            f"policy.encoder: a pretrained {type(encoder).__name__} needs weights (a local file or a hub model); "
             "only robolearn.models.encoders.cnn:SmallCnnConfig learns from the dataset's own images"
         )
     rng = np.random.default_rng(seed)

@@ -16,16 +16,13 @@ from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
 
 
 @dataclass(frozen=True)
-class BcNet:
+class BcConfig(ChunkConfig):
     """The regression network and its error."""
 
     hidden: tuple[int, ...] = (512, 512)
     dropout: float = 0.1
     error: Literal["l1", "huber", "mse"] = "l1"  # l1 (Zhao et al., RSS 2023): the median of what people did, not a mean nobody did
 
-
-@dataclass(frozen=True)
-class BcConfig(BcNet, ChunkConfig):
     def build(self, spec: RobotSpec) -> BcPolicy:
         return BcPolicy(self, spec)
 
@@ -38,12 +35,14 @@ class BcPolicy(ChunkPolicy):
         self.net = mlp([self.cond_dim, *config.hidden, self.horizon * self.spec.action.dim], dropout=config.dropout)
         self.error = {"l1": F.l1_loss, "huber": F.smooth_l1_loss, "mse": F.mse_loss}[config.error]
 
-    def errors(self, cond: Float[Tensor, "B C"], action: Float[Tensor, "B H A"]) -> Float[Tensor, "B H"]:
+    def errors(self, cond: Float[Tensor, "B T C"], action: Float[Tensor, "B H A"]) -> Float[Tensor, "B H"]:
         return self.error(self._predict(cond), action, reduction="none").mean(-1)
 
-    def draw(self, cond: Float[Tensor, "B C"], n: int, generator: torch.Generator) -> Float[Tensor, "B n H A"]:
+    def draw(
+        self, cond: Float[Tensor, "B T C"], n: int, generator: torch.Generator, prefix: Tensor | None = None
+    ) -> Float[Tensor, "B n H A"]:
         # The data's own range is all it has seen: beyond it, hold the edge, as diffusion's clipping does.
         return self._predict(cond).clamp(-1, 1).unsqueeze(1).expand(-1, n, -1, -1)
 
     def _predict(self, cond: Tensor) -> Tensor:
-        return self.net(cond).float().unflatten(-1, (self.horizon, -1))
+        return self.net(cond.flatten(1)).float().unflatten(-1, (self.horizon, -1))

@@ -18,7 +18,7 @@ from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
 
 
 @dataclass(frozen=True)
-class DiffusionNet:
+class DiffusionConfig(ChunkConfig):
     """The denoising network and its schedules."""
 
     widths: tuple[int, ...] = (64, 128, 256)  # channels of the U-Net's levels; each level after the first halves time
@@ -27,9 +27,6 @@ class DiffusionNet:
     sample_steps: int = 16  # denoising steps per chunk (DDIM)
     prediction: Literal["epsilon", "sample"] = "epsilon"  # what the network predicts: the noise, or the clean chunk
 
-
-@dataclass(frozen=True)
-class DiffusionConfig(DiffusionNet, ChunkConfig):
     def build(self, spec: RobotSpec) -> DiffusionPolicy:
         return DiffusionPolicy(self, spec)
 
@@ -55,15 +52,17 @@ class DiffusionPolicy(ChunkPolicy):
         self.denoising = DDIMScheduler(**schedule)
         self.denoising.set_timesteps(config.sample_steps)
 
-    def errors(self, cond: Float[Tensor, "B C"], action: Float[Tensor, "B H A"]) -> Float[Tensor, "B H"]:
+    def errors(self, cond: Float[Tensor, "B T C"], action: Float[Tensor, "B H A"]) -> Float[Tensor, "B H"]:
         noise = torch.randn(action.shape, generator=self.generator).to(action)
         step = torch.randint(self.noising.config["num_train_timesteps"], (len(action),), generator=self.generator).to(action.device)
         noisy = self.noising.add_noise(action, noise, step)  # type: ignore[reportArgumentType] a long tensor is what it takes
         target = noise if self.prediction == "epsilon" else action
-        return (self.net(noisy, step, cond).float() - target).square().mean(-1)
+        return (self.net(noisy, step, cond.flatten(1)).float() - target).square().mean(-1)
 
-    def draw(self, cond: Float[Tensor, "B C"], n: int, generator: torch.Generator) -> Float[Tensor, "B n H A"]:
-        cond = cond.repeat_interleave(n, dim=0)
+    def draw(
+        self, cond: Float[Tensor, "B T C"], n: int, generator: torch.Generator, prefix: Tensor | None = None
+    ) -> Float[Tensor, "B n H A"]:
+        cond = cond.flatten(1).repeat_interleave(n, dim=0)
         chunk = torch.randn((len(cond), self.horizon, self.spec.action.dim), generator=generator).to(cond)
         for step in self.denoising.timesteps.tolist():
             predicted = self.net(chunk, torch.full((len(cond),), step, device=cond.device), cond)

@@ -20,16 +20,15 @@ from robolearn.learners.latent_mpc import LatentMpcConfig
 from robolearn.models.encoders.cnn import SmallCnnConfig
 from robolearn.models.encoders.selfsupervised import PretrainConfig
 from robolearn.planning.mppi import MppiConfig, Planner
-from robolearn.policies.bc import BcNet
-from robolearn.policies.chunk import ChunkConfig
-from robolearn.policies.diffusion import DiffusionNet
+from robolearn.policies.bc import BcConfig
+from robolearn.policies.diffusion import DiffusionConfig
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.rollout import rollout
 from robolearn.tasks import task_for
 from robolearn.worldmodels.latent import LatentConfig
 
 ROBOT = RobotConfig(body="fake", image_size=16)
-EYES = SmallCnnConfig(channels=(8,), strides=(2,), keypoints=4, crop=1.0, frozen=True)
+EYES = SmallCnnConfig(channels=(8,), strides=(2,), keypoints=4, crop=1.0, tune="none")
 TINY = ImitationConfig(warmup=2, precision="float32")
 
 
@@ -38,15 +37,14 @@ def offline(tmp_path_factory):
     """Recordings, and a diffusion and a BC policy made from them."""
     folder = tmp_path_factory.mktemp("offline")
     teleop.run(teleop.Config(out=folder / "teleop", robot=ROBOT, episodes=6, videos=0))
-    for policy in ("diffusion", "bc"):
+    inputs: dict = {"history": 2, "horizon": 8, "encoder": EYES}
+    diffusion = DiffusionConfig(**inputs, widths=(8, 16), train_steps=10, sample_steps=2)
+    for name, policy in (("diffusion", diffusion), ("bc", BcConfig(**inputs, hidden=(16,)))):
         train.run(
             train.Config(
                 data=folder / "teleop/dataset.zarr",
-                out=folder / policy,
+                out=folder / name,
                 policy=policy,
-                inputs=ChunkConfig(history=2, horizon=8, encoder=EYES),
-                diffusion=DiffusionNet(widths=(8, 16), train_steps=10, sample_steps=2),
-                bc=BcNet(hidden=(16,)),
                 pretrain=PretrainConfig(steps=3, batch_size=8),
                 imitation=TINY,
                 steps=6,

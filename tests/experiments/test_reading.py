@@ -15,8 +15,7 @@ from robolearn.data.store import EpisodeStore
 from robolearn.data.windows import Windows
 from robolearn.experiments.reading import ReadingConfig, open_stores, sampler
 from robolearn.experiments.train import Config, run
-from robolearn.policies.bc import BcNet
-from robolearn.policies.chunk import ChunkConfig
+from robolearn.policies.bc import BcConfig
 
 TWO = ArraySpec(("a", "b"), ("m", "m"), (-1.0, -1.0), (1.0, 1.0))
 SPEC = RobotSpec("toy", {}, {"q": TWO}, TWO, "ee_delta", 10.0)
@@ -89,8 +88,8 @@ def test_a_policy_learns_from_two_stores(tmp_path, stores):
     data, other = stores
     reading = ReadingConfig(mix=(other,), shares=(0.3, 0.7), weighting="success", stride=2, workers=2)
     config = Config(
-        data=data, out=tmp_path / "run", policy="bc", inputs=ChunkConfig(history=1, horizon=2), reading=reading, steps=20, batch_size=10,
-        bc=BcNet(), validation=0.0, device="cpu",
+        data=data, out=tmp_path / "run", policy=BcConfig(history=1, horizon=2), reading=reading, steps=20, batch_size=10,
+        validation=0.0, device="cpu",
     )  # fmt: skip
     run(config)
     assert Run(tmp_path / "run", config).result()["steps"] == 20

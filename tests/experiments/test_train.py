@@ -24,9 +24,8 @@ from robolearn.learners.imitation import ImitationConfig
 from robolearn.models.encoders.cnn import SmallCnnConfig
 from robolearn.models.encoders.resnet import ResNet18Config
 from robolearn.models.encoders.selfsupervised import PretrainConfig
-from robolearn.policies.bc import BcConfig, BcNet
-from robolearn.policies.chunk import ChunkConfig
-from robolearn.policies.diffusion import DiffusionNet
+from robolearn.policies.bc import BcConfig
+from robolearn.policies.diffusion import DiffusionConfig
 from robolearn.runtime.rollout import rollout
 from robolearn.tasks import operator_for, task_for
 
@@ -51,9 +50,7 @@ def config(data, tmp_path):
     return Config(
         data=data,
         out=tmp_path / "run",
-        inputs=ChunkConfig(horizon=4),
-        diffusion=DiffusionNet(widths=(8, 16), sample_steps=4),
-        bc=BcNet(hidden=(16,)),
+        policy=DiffusionConfig(horizon=4, widths=(8, 16), sample_steps=4),
         pretrain=PretrainConfig(steps=3, batch_size=8),
         imitation=ImitationConfig(precision="float32", warmup=2),
         steps=6,
@@ -76,9 +73,9 @@ def actions(config: Config) -> torch.Tensor:
     return policy.act(obs(config, policy))
 
 
-@pytest.mark.parametrize("encoder", [EYES, replace(EYES, frozen=True)])
+@pytest.mark.parametrize("encoder", [EYES, replace(EYES, tune="none")])
 def test_a_checkpoint_of_its_own_flies(config, encoder):
-    config = replace(config, inputs=replace(config.inputs, encoder=encoder))
+    config = replace(config, policy=replace(config.policy, encoder=encoder))
     run(config)
     assert {p.name for p in config.out.iterdir()} >= {"policy.pt", "config.yaml", "done.json"}
     assert not (config.out / "training.pt").exists()
@@ -91,7 +88,7 @@ def test_a_checkpoint_of_its_own_flies(config, encoder):
 
 
 def test_an_encoder_may_be_pretrained_and_then_tuned(config):
-    config = replace(config, inputs=replace(config.inputs, encoder=replace(EYES, shift=1)), pretrain=replace(config.pretrain, tuned=True))
+    config = replace(config, policy=replace(config.policy, encoder=replace(EYES, shift=1)), pretrain=replace(config.pretrain, tuned=True))
     run(config)
     assert result(config)["encoder"] == "self-supervised on this dataset, tuned with the policy"
     pretrained = load_file(config.out / "encoder.safetensors")
@@ -101,7 +98,7 @@ def test_an_encoder_may_be_pretrained_and_then_tuned(config):
 
 
 def test_a_frozen_encoder_has_learned_from_the_images_first(config):
-    config = replace(config, inputs=replace(config.inputs, encoder=replace(EYES, frozen=True)))
+    config = replace(config, policy=replace(config.policy, encoder=replace(EYES, tune="none")))
     run(config)
     again = replace(config, out=config.out.with_name("untaught"), pretrain=replace(config.pretrain, lr=0.0))
     run(again)
@@ -110,7 +107,7 @@ def test_a_frozen_encoder_has_learned_from_the_images_first(config):
 
 
 def test_frozen_features_are_cached_and_are_what_the_policy_sees_at_run_time(config):
-    config = replace(config, inputs=replace(config.inputs, encoder=replace(EYES, frozen=True)))
+    config = replace(config, policy=replace(config.policy, encoder=replace(EYES, tune="none")))
     run(config)
     policy = load_policy(config.out / "policy.pt")
     store = EpisodeStore.open(config.data)
@@ -125,19 +122,32 @@ def test_frozen_features_are_cached_and_are_what_the_policy_sees_at_run_time(con
 
 
 def test_pretrained_weights_from_a_file_are_named_in_the_result(config, tmp_path):
-    encoder = ResNet18Config(frozen=True)
+    encoder = ResNet18Config(tune="none")
     torch.manual_seed(3)
     torch.save(encoder.build({"top": (16, 16)}).nets["shared"].state_dict(), tmp_path / "resnet18.pth")
-    config = replace(config, inputs=replace(config.inputs, encoder=replace(encoder, weights=str(tmp_path / "resnet18.pth"))), steps=2)
+    config = replace(config, policy=replace(config.policy, encoder=replace(encoder, weights=str(tmp_path / "resnet18.pth"))), steps=2)
     run(config)
     assert result(config)["encoder"] == "file:resnet18.pth"
     with pytest.raises(UserError, match="pretrained ResNet18 needs weights"):
-        run(replace(config, out=tmp_path / "other", inputs=replace(config.inputs, encoder=encoder)))
+        run(replace(config, out=tmp_path / "other", policy=replace(config.policy, encoder=encoder)))
     assert not (tmp_path / "other").exists()
 
 
 def test_policy_bc_is_one_word_away(config, data):
-    words = ["--data", str(data), "--out", str(config.out), "--policy", "bc", "--steps", "2", "--bc.hidden", "8", "--inputs.horizon", "2"]
+    words = [
+        "--data",
+        str(data),
+        "--out",
+        str(config.out),
+        "--policy.type",
+        "bc",
+        "--steps",
+        "2",
+        "--policy.hidden",
+        "8",
+        "--policy.horizon",
+        "2",
+    ]
     run(parse("train", Config, words))
     header = read_header(config.out / "policy.pt")
     assert isinstance(header.config, BcConfig) and header.config.hidden == (8,) and header.config.horizon == 2
@@ -146,7 +156,7 @@ def test_policy_bc_is_one_word_away(config, data):
 @pytest.mark.parametrize("name", ["pusht_state", "pusht_image", "lift_diffusion", "lift_bc"])
 def test_the_configs_are_valid(name):
     config = parse("train", Config, [f"configs/train/{name}.yaml", "--seed", "3"])
-    assert config.seed == 3 and config.policy in name + "diffusion"
+    assert config.seed == 3 and type(config.policy) is (BcConfig if "bc" in name else DiffusionConfig)
 
 
 def test_an_interrupted_training_resumes_and_ends_where_a_whole_one_does(config, tmp_path, monkeypatch):
@@ -226,8 +236,8 @@ def test_minutes_end_a_training_too(config):
         ({"steps": 0}, "steps: 0 updates; expected more than 0"),
         ({"validation": 1.0}, "validation: 1.0 of the episodes; expected 0 to below 1"),
         ({"device": "cuda:99"}, "device: 'cuda:99' is not here"),
-        ({"inputs": ChunkConfig(horizon=5)}, "policy.horizon: 5 actions; 2 widths need a multiple of 2"),
-        ({"inputs": ChunkConfig(horizon=4, state=("pose",))}, "state: 'pose' is not in the data of fake"),
+        ({"policy": DiffusionConfig(horizon=5, widths=(8, 16))}, "policy.horizon: 5 actions; 2 widths need a multiple of 2"),
+        ({"policy": DiffusionConfig(horizon=4, state=("pose",))}, "state: 'pose' is not in the data of fake"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(config, change, message):

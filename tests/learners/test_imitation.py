@@ -82,7 +82,7 @@ def test_a_frozen_encoder_stays_as_it_was():
     from robolearn.models.encoders.cnn import SmallCnnConfig
 
     class Frozen(_Data):
-        config = DiffusionConfig(widths=(8, 16), horizon=4, encoder=SmallCnnConfig(frozen=True, channels=(8,), strides=(2,), keypoints=2))
+        config = DiffusionConfig(widths=(8, 16), horizon=4, encoder=SmallCnnConfig(tune="none", channels=(8,), strides=(2,), keypoints=2))
 
     policy = Frozen().build()
     before = {k: v.clone() for k, v in policy.encoder.state_dict().items()}

@@ -25,7 +25,7 @@ class TestImagePolicy(PolicyContract):
 
 class TestPolicyWithFrozenEyes(PolicyContract):
     config = DiffusionConfig(
-        **SMALL, encoder=SmallCnnConfig(frozen=True, channels=(8,), strides=(2,), keypoints=4), cameras=("wrist",), state=("position",)
+        **SMALL, encoder=SmallCnnConfig(tune="none", channels=(8,), strides=(2,), keypoints=4), cameras=("wrist",), state=("position",)
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -19,8 +20,12 @@ Sizes = Mapping[str, tuple[int, int]]  # camera -> (height_px, width_px)
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    frozen: bool = False  # never trained with the policy; its features are computed once and cached
     weights: str = ""  # a local file, else an address on a hub; empty: none
+    tune: Literal["full", "none"] = "full"  # what is trained with the policy; none: its features are computed once and cached
+
+    @property
+    def frozen(self) -> bool:
+        return self.tune == "none"
 
     def build(self, cameras: Sizes) -> CameraEncoder:
         """The network without its weights: a checkpoint brings its own, `load_weights` fetches them."""

@@ -21,7 +21,7 @@ def images(rows: int = 3, steps: int = 2) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "config", [SMALL, ResNet18Config(norm="group", resize=32), ResNet18Config(frozen=True, pool="keypoints", resize=64)]
+    "config", [SMALL, ResNet18Config(norm="group", resize=32), ResNet18Config(tune="none", pool="keypoints", resize=64)]
 )
 def test_features_of_every_camera_side_by_side(config):
     encoder = config.build(CAMERAS).eval()
@@ -85,7 +85,7 @@ def test_resnet_takes_its_weights_from_a_file(tmp_path, suffix, norm):
         torch.save(original.state_dict(), path)
     else:
         save_file(original.state_dict(), path)
-    encoder = ResNet18Config(frozen=True, norm=norm).build(CAMERAS)
+    encoder = ResNet18Config(tune="none", norm=norm).build(CAMERAS)
     assert encoder.load_weights(str(path)) == f"file:{path.name}"
     if norm == "batch":  # then it is torchvision's network, up to the last layer
         original.fc = torch.nn.Identity()
@@ -98,7 +98,7 @@ def test_resnet_takes_its_weights_from_a_file(tmp_path, suffix, norm):
 
 
 def test_weights_that_are_nowhere_or_not_these(tmp_path, monkeypatch):
-    encoder = ResNet18Config(frozen=True).build(CAMERAS)
+    encoder = ResNet18Config(tune="none").build(CAMERAS)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as without a network, without the wait
     with pytest.raises(UserError, match="no file 'org/model', and the hub did not give 'org/model' either") as error:
         encoder.load_weights("org/model")

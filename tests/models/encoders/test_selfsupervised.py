@@ -29,7 +29,7 @@ def linear_probe(features: np.ndarray, truth: np.ndarray, train: int) -> float:
 
 def test_pretraining_finds_a_small_moving_object():
     frames, where = scene(512, np.random.default_rng(0))
-    config = SmallCnnConfig(frozen=True, channels=(16, 16), strides=(2, 1), keypoints=8, crop=1.0)
+    config = SmallCnnConfig(tune="none", channels=(16, 16), strides=(2, 1), keypoints=8, crop=1.0)
     torch.manual_seed(0)
     encoder = config.build({"top": (SIZE, SIZE)}).requires_grad_(False)  # as a policy holds a frozen one
 
