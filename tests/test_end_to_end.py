@@ -74,7 +74,7 @@ def test_what_was_shown_is_learned_and_flown(runs, policy, steps):
 @pytest.mark.parametrize("policy", ["bc", "diffusion"])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_pictures_flow_through_the_same_path_and_what_is_flown_can_be_learned_from_again(runs, tmp_path, policy, frozen):
-    encoder = SmallCnnConfig(**{**vars(KEYPOINTS), "frozen": frozen})
+    encoder = SmallCnnConfig(**{**vars(KEYPOINTS), "tune": "none" if frozen else "full"})
     (tmp_path / "teleop").symlink_to(runs / "images" / "teleop")
     config = learn(tmp_path, policy, 20, IMAGES, encoder)
     with hardware.open(IMAGES) as robot, EpisodeStore.create(tmp_path / "deployed.zarr", robot.spec) as store:

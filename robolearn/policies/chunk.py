@@ -52,6 +52,7 @@ class ChunkPolicy(Policy):
     """
 
     config: ChunkConfig
+    learns_by: Literal["gradient", "memory"] = "gradient"  # memory: train shows it every window once, in order, by `memorize`
     sees_past = False  # Obs.past
     sees_future = False  # Batch.reward, terminal, future, future_mask
     prefix = 0  # actions it can be told it will take anyway, see `sample`
@@ -86,6 +87,13 @@ class ChunkPolicy(Policy):
             if features is None:
                 raise ValueError("policy: features are missing; a policy with a frozen encoder normalises its features")
             self.feature_norm.fit(features)
+
+    def prepare(self) -> None:
+        """Called once before training begins, and again where it goes on: for what training needs and the robot does not, as a teacher."""
+
+    def memorize(self, batch: Batch) -> None:
+        """Keep these windows to answer from. Only for a policy that learns by memory."""
+        raise NotImplementedError(f"{type(self).__name__} learns by gradient")
 
     def seed(self, seed: int) -> None:
         self.generator.manual_seed(seed)
