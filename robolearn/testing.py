@@ -1,4 +1,4 @@
-"""What every policy promises, as tests to inherit: subclass, give `config`, and pytest does the rest."""
+"""What every policy and every encoder promises, as tests to inherit: subclass, give `config`, and pytest does the rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 
 from hardware.types import ArraySpec, RobotSpec
 from robolearn.core.checkpoint import load_policy, save_checkpoint
-from robolearn.core.types import Batch, Obs
+from robolearn.core.errors import UserError
+from robolearn.core.types import Batch, Obs, Past
 from robolearn.learners.imitation import Imitation, ImitationConfig
 
 SPEC = RobotSpec(
@@ -33,6 +34,7 @@ class PolicyContract:
 
     config: Any
     spec: RobotSpec = SPEC
+    feature_dim = 0  # of the frozen encoder, where a policy learns from the features of what came after
     overfit_steps = 60
     overfit_lr = 5e-3
 
@@ -45,7 +47,7 @@ class PolicyContract:
         if getattr(policy, "feature_norm", None) is not None:
             with torch.no_grad():
                 features = policy.encoder.eval()(data.obs.images)[:, -1].numpy()
-        policy.fit_normalizers(data.obs.state[:, -1].numpy(), data.action.flatten(0, 1).numpy(), features)
+        policy.fit_normalizers(data.obs.state[:, -1].numpy(), data.action.numpy(), features)
         policy.seed(0)
         return policy
 
@@ -59,7 +61,44 @@ class PolicyContract:
         images = {name: torch.from_numpy(rng.integers(0, 256, (*shape, 3, *size), dtype=np.uint8)) for name, size in seen.cameras.items()}
         keep = [i for i, key in enumerate(("position", "position", "gripper")) if key in seen.state]
         pad = torch.zeros(rows, self.config.horizon, dtype=torch.bool)
-        return Batch(Obs(images, torch.from_numpy(state[..., keep])), torch.from_numpy(action), pad)
+        later = np.random.default_rng([seed, 1])  # a stream of its own: what other policies see stays as it is
+        return Batch(
+            Obs(images, torch.from_numpy(state[..., keep]), goal=self._goal(rows, len(keep), seed), past=self._past(state, later)),
+            torch.from_numpy(action),
+            pad,
+            reward=torch.from_numpy(later.uniform(0, 1, pad.shape).astype(np.float32)),
+            terminal=torch.zeros_like(pad),
+            future=self._future(rows, len(keep), later),
+            future_mask=~pad,
+        )
+
+    def _goal(self, rows: int, state_dim: int, seed: int) -> Obs | None:
+        """As Windows gives it to a policy that is told what to reach."""
+        rng, nothing = np.random.default_rng([seed, 2]), torch.zeros(rows, 1, 0)
+        if self.config.goal == "image":
+            sizes = self.config.select(self.spec).cameras
+            return Obs({k: torch.from_numpy(rng.integers(0, 256, (rows, 1, 3, *v), dtype=np.uint8)) for k, v in sizes.items()}, nothing)
+        if self.config.goal == "state":
+            return Obs({}, torch.from_numpy(rng.uniform(-1, 1, (rows, 1, state_dim)).astype(np.float32)))
+        if self.config.goal == "language":
+            return Obs({}, nothing, torch.from_numpy(rng.normal(size=(rows, 1, self.config.language.dim)).astype(np.float32)))
+        return None
+
+    def _past(self, state: np.ndarray, rng: np.random.Generator) -> Past:
+        """Of episodes that have just begun and of others."""
+        rows, history = state.shape[:2]
+        action = np.clip(-0.1 * state, [-0.1, -0.1, 0], [0.1, 0.1, 1]).astype(np.float32)
+        step = np.arange(history) + rng.integers(1 - history, 10, (rows, 1))
+        action[step < 0], action[:, -1] = 0, 0
+        to_go = rng.uniform(0, 5, (rows, history)).astype(np.float32)
+        return Past(*map(torch.from_numpy, (action, to_go, np.maximum(step, 0), step >= 0)))
+
+    def _future(self, rows: int, state_dim: int, rng: np.random.Generator) -> Obs:
+        shape = (rows, self.config.horizon)
+        state = torch.from_numpy(rng.uniform(-1, 1, (*shape, state_dim)).astype(np.float32))
+        if not self.feature_dim:
+            return Obs({}, state)
+        return Obs({}, state, torch.from_numpy(rng.standard_normal((*shape, self.feature_dim)).astype(np.float32)))
 
     def test_the_loss_is_finite_and_falls_on_data_it_sees_again(self):
         learner = Imitation(self.build(), ImitationConfig(lr=self.overfit_lr, warmup=5, schedule="constant", precision="float32"))
@@ -139,3 +178,107 @@ def _gradient(policy: Any, batch: Batch) -> float:
     policy.seed(1)
     policy.loss(batch)[0].backward()
     return sum(float(p.grad.double().square().sum()) for p in policy.parameters() if p.grad is not None)
+
+
+class EncoderContract:
+    """Set `config` to an encoder's config; override `cameras` for other sizes, `can_freeze` where a head must be learned."""
+
+    config: Any
+    cameras: dict[str, tuple[int, int]] = {"front": (32, 32), "wrist": (24, 28)}
+    can_freeze = True
+    changes: dict[str, Any] = {"crop": 0.875, "shift": 1, "color": 0.2, "overlay": 0.3, "view": 0.05}
+
+    def build(self, config: Any = None, seed: int = 0) -> Any:
+        torch.manual_seed(seed)
+        encoder = (config or self.config).build(self.cameras)
+        encoder.generator = torch.Generator().manual_seed(0)
+        return encoder
+
+    def images(self, rows: int, steps: int = 2) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng(0)
+        return {
+            name: torch.from_numpy(rng.integers(0, 256, (rows, steps, 3, *size), dtype=np.uint8)) for name, size in self.cameras.items()
+        }
+
+    def test_features_of_every_camera_stand_side_by_side(self):
+        encoder, images = self.build().eval(), self.images(3)
+        with torch.no_grad():
+            features = encoder(images)
+            parts = [encoder.encode(name, encoder.pixels(name, images[name]).flatten(0, 1)).float() for name in self.cameras]
+        assert features.shape == (3, 2, encoder.out_dim) and features.dtype == torch.float32
+        assert torch.isfinite(features).all() and not torch.allclose(features[0], features[1], atol=1e-5)
+        assert torch.allclose(torch.cat(parts, -1), features.flatten(0, 1), atol=1e-4)
+        tokens = features.unflatten(-1, (encoder.tokens, -1))
+        assert tokens.shape[-1] == encoder.out_dim // encoder.tokens
+        assert encoder.tokens >= len(self.cameras) or len({part.shape[-1] for part in parts}) > 1
+
+    def test_in_eval_mode_nothing_is_random(self):
+        encoder, images = self.build(replace(self.config, **self.changes)).eval(), self.images(3)
+        streams = torch.random.get_rng_state(), encoder.generator.get_state()
+        with torch.no_grad():
+            first = encoder(images)
+            assert torch.equal(encoder(images), first)
+            alone = encoder({name: image[1:2] for name, image in images.items()})
+        assert torch.allclose(alone, first[1:2], rtol=1e-3, atol=1e-4), "a row's features do not depend on its batch"
+        assert torch.equal(torch.random.get_rng_state(), streams[0]) and torch.equal(encoder.generator.get_state(), streams[1])
+
+    def test_the_state_dict_is_all_there_is_to_know(self):
+        encoder, other, images = self.build().eval(), self.build(seed=1).eval(), self.images(2)
+        with torch.no_grad():
+            assert not torch.allclose(other(images), encoder(images))
+            other.load_state_dict(encoder.state_dict())
+            assert torch.equal(other(images), encoder(images))
+
+    @pytest.mark.parametrize("wrong", ["float", "size", "channels last"])
+    def test_other_images_are_refused(self, wrong: str):
+        encoder, images, name = self.build(), self.images(2), next(iter(self.cameras))
+        odd = {"float": images[name] / 255, "size": images[name][..., 1:], "channels last": images[name].movedim(2, -1)}[wrong]
+        with pytest.raises(ValueError, match=f"camera '{name}' is "):
+            encoder.check(name, odd)
+        with pytest.raises((ValueError, TypeError)):  # the types of a test's own calls are checked before that
+            encoder(images | {name: odd})
+        with pytest.raises(ValueError, match=f"no images of camera '{name}'"):
+            encoder({k: v for k, v in images.items() if k != name})
+
+    def test_training_changes_images_alike_over_time_and_each_sample_in_its_own_way(self):
+        encoder, name = self.build(replace(self.config, **self.changes)), next(iter(self.cameras))
+        same = self.images(1, 1)[name].expand(8, 3, -1, -1, -1)
+        stream = torch.random.get_rng_state()
+        changed = encoder.train().pixels(name, same)
+        assert torch.equal(torch.random.get_rng_state(), stream)
+        assert changed.shape == (8, 3, 3, *encoder.crop_size(name)) and changed.min() >= 0 and changed.max() <= 1
+        assert torch.equal(changed[:, 0], changed[:, 2])
+        assert all(not torch.allclose(changed[i], changed[j], atol=0.02) for i in range(8) for j in range(i))
+        encoder.generator.manual_seed(0)
+        assert torch.equal(encoder.pixels(name, same), changed)
+        plain = encoder.eval().pixels(name, same)
+        assert torch.equal(plain[0], plain[7]) and set((plain * 255).round().unique().tolist()) <= set(same.unique().tolist())
+
+    def test_what_learns_gets_a_gradient(self):
+        encoder = self.build().train()
+        learning = {name for name, p in encoder.named_parameters() if p.requires_grad}
+        features = encoder(self.images(4))
+        assert features.requires_grad == bool(learning) == (not self.config.frozen)
+        if learning:
+            features.square().mean().backward()
+        assert {name for name, p in encoder.named_parameters() if p.grad is not None} == learning
+
+    def test_frozen_it_has_no_gradient_and_stays_as_it_is(self):
+        config = replace(self.config, tune="none")
+        if not self.can_freeze:
+            with pytest.raises(UserError, match="must be learned, and encoder.tune is none"):
+                self.build(config)
+            return
+        encoder = self.build(config).train()
+        before = {name: value.clone() for name, value in encoder.state_dict().items()}
+        assert not encoder(self.images(4)).requires_grad and not any(p.requires_grad for p in encoder.parameters())
+        assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+    def test_bfloat16_sees_nearly_the_same(self):
+        encoder, images = self.build().eval(), self.images(3)
+        with torch.no_grad():
+            exact = encoder(images)
+            with torch.autocast("cpu", torch.bfloat16):
+                rough = encoder(images)
+        assert rough.dtype == torch.float32
+        assert (rough - exact).norm() < 0.05 * exact.norm()

@@ -24,6 +24,7 @@ class Normalizer(nn.Module):
     def __init__(self, dim: int, mode: Literal["range", "gaussian"] = "range"):
         super().__init__()
         self.mode = mode
+        self._known = False  # that it is fitted: to ask the buffer each time would make a GPU wait
         self.register_buffer("offset", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
@@ -47,6 +48,7 @@ class Normalizer(nn.Module):
         self.offset.copy_(offset)
         self.scale.copy_(torch.where(constant, torch.ones_like(scale), scale))
         self.fitted.fill_(True)
+        self._known = True
         return self
 
     def normalize(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
@@ -60,5 +62,8 @@ class Normalizer(nn.Module):
         return x * self.scale + self.offset
 
     def _check(self) -> None:
+        if self._known:
+            return
         if not self.fitted:
             raise RuntimeError("normalizer: not fitted; call fit(data) or load a state_dict first")
+        self._known = True

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robolearn.core.errors import UserError
+from robolearn.models.encoders._heads import SpatialSoftmax
 from robolearn.models.encoders.base import CameraEncoder, EncoderConfig, Sizes
-from robolearn.models.encoders.spatial import SpatialSoftmax
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,7 @@ class SmallCnnConfig(EncoderConfig):
     channels: tuple[int, ...] = (32, 32, 32)  # of the layers before the keypoint maps
     strides: tuple[int, ...] = (2, 2, 1)
     keypoints: int = 32  # per camera; two features each
-    crop: float = 0.875  # random in training, centre otherwise; 84 of 96 px
-    shift: int = 0  # px, random in training, none otherwise; with crop 1 the whole image stays in view
+    crop: float = 0.875  # 84 of 96 px
 
     def build(self, cameras: Sizes) -> SmallCnn:
         return SmallCnn(cameras, self)
@@ -29,13 +28,17 @@ class SmallCnn(CameraEncoder):
     """Convolutions (GroupNorm: a moving average of weights and BatchNorm do not mix), then K keypoints per camera."""
 
     def __init__(self, cameras: Sizes, config: SmallCnnConfig):
-        super().__init__(cameras, config.crop, config.shift)
+        super().__init__(cameras, config)
+        if config.tune not in ("full", "none"):
+            raise UserError(f"encoder.tune: {config.tune} is for pretrained networks; a small one is trained whole (full) or not (none)")
         channels, strides, keypoints = config.channels, config.strides, config.keypoints
         if len(channels) != len(strides):
             raise UserError(f"encoder: {len(channels)} channels {tuple(channels)} but {len(strides)} strides {tuple(strides)}")
         self.nets = nn.ModuleDict({name: _net(channels, strides, keypoints) for name in self.cameras})
         self.keypoints = keypoints
         self.out_dim = 2 * keypoints * len(self.cameras)
+        if config.frozen:
+            self.requires_grad_(False)
 
     def encode(self, camera: str, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:
         return self.nets[camera](images - 0.5)
