@@ -52,8 +52,8 @@ class EpisodeStore:
         self._frames = {name: Frames(files, self._columns[f"images/{name}"], self.version == 1) for name in self.spec.cameras}
         self._cache: dict[str, np.ndarray] = {}
         self._held: dict[str, np.ndarray] = {}
-        self._features = Features(self.url)
         self._index()
+        self.feature_cache = Features(self)
         self._writer = None if handle is None else Writer(Path(files.url), handle, self.spec, self._columns, self._journal)
 
     @staticmethod
@@ -267,18 +267,18 @@ class EpisodeStore:
 
     def feature_rows(self, key: str) -> int:
         """How many leading rows have features under `key` (0: none)."""
-        return self._features.rows(key)
+        return self.feature_cache.rows(key)
 
     def has_features(self, key: str) -> bool:
         return self.rows > 0 and self.feature_rows(key) == self.rows
 
     def features(self, key: str) -> np.ndarray:
         """float32 (rows, E), memory-mapped: what the encoder hashed in `key` says about each row."""
-        return self._features.read(key, self.rows)
+        return self.feature_cache.read(key)
 
     def write_features(self, key: str, array: np.ndarray) -> None:
         """Store features of all rows, or of those that `feature_rows` does not cover yet. Atomic; also on a store opened for reading."""
-        self._features.write(key, array, self.rows)
+        self.feature_cache.write(key, array)
 
     # Inside -----------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,98 @@
+"""An encoder's weights as a file: safetensors with a JSON header. A policy's file holds its encoder's weights, too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from robolearn.core.config import to_dict
+from robolearn.core.errors import UserError
+from robolearn.core.files import write_atomic
+from robolearn.models.encoders.base import CameraEncoder, EncoderConfig
+
+_HEADER = "robolearn-encoder"
+_POLICY = "robolearn"  # the header of a policy's file, see core.checkpoint
+_COUNTER = "num_batches_tracked"  # of BatchNorm; nothing that is computed depends on it
+_OWN = (_COUNTER, "lora_down", "lora_up")  # what a network may begin with itself
+
+
+def save_encoder(path: Path, encoder: CameraEncoder, config: EncoderConfig, meta: Mapping[str, Any] | None = None) -> None:
+    """Write what `encoder.weights: path` reads back. Whole or absent. meta: JSON data, how it was trained."""
+    header = {
+        "robolearn": version("robolearn"),
+        "encoder": to_dict(config, annotation=object),
+        "cameras": {camera: list(size) for camera, size in encoder.cameras.items()},
+        "meta": dict(meta or {}),
+    }
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in encoder.state_dict().items()}
+    write_atomic(path, save(tensors, metadata={_HEADER: json.dumps(header)}))
+
+
+def load_weights(encoder: CameraEncoder, weights: str) -> str:
+    """Fill `encoder` and say from where: a file that pretrain, train or save_encoder wrote, else whatever its kind can load.
+
+    A network that all cameras share fits each camera's own, and the only camera's fits one that is shared. UserError: it does not fit.
+    """
+    path = Path(weights).expanduser()
+    found = _read(path) if path.is_file() else None
+    if found is None:
+        return encoder.load_weights(weights)
+    tensors, cameras, kind = found
+    wanted = encoder.state_dict()
+    chosen = {name: source for name in wanted if (source := _source(name, tensors, encoder.cameras, cameras)) is not None}
+    problem = next((f"{name!r} is missing" for name in wanted if name not in chosen and not name.endswith(_OWN)), None)
+    used, strangers = set(chosen.values()), [[c] for c in cameras if c not in encoder.cameras]
+    left = [n for n in tensors if n not in used and not n.endswith(_COUNTER) and n.split(".")[1:2] not in strangers]
+    problem = problem or next((f"{name!r} has no place in it" for name in left), None)
+    for name, source in chosen.items():
+        if problem is None and (mine := tuple(wanted[name].shape)) != (its := tuple(tensors[source].shape)):
+            problem = f"{name!r} is {its}; expected {mine}"
+    if problem:
+        raise UserError(
+            f"encoder.weights: {path}: {kind} of {', '.join(cameras)} does not fit {type(encoder).__name__} of "
+            f"{', '.join(encoder.cameras)}: {problem}; "
+            "give both the same settings (where encoder.tune is none, all cameras share one network)"
+        )
+    encoder.load_state_dict({name: tensors[source] for name, source in chosen.items()}, strict=False)
+    return f"file:{path.name}"
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], list[str], str] | None:
+    """(tensors, cameras, the class of its config) of an encoder's or a policy's file; None for one of another kind."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if _HEADER in metadata:
+                header, prefix = json.loads(metadata[_HEADER]), ""
+                config, cameras = header["encoder"], list(header["cameras"])
+            elif _POLICY in metadata:
+                header, prefix = json.loads(metadata[_POLICY]), "encoder."
+                config = header["policy"].get("encoder")
+                if config is None:
+                    raise UserError(f"encoder.weights: {path}: this policy has no encoder")
+                cameras = list(header["spec"]["cameras"])
+            else:
+                return None
+            tensors = {n.removeprefix(prefix): file.get_tensor(n) for n in file.keys() if n.startswith(prefix)}  # noqa: SIM118 not a dict
+    except SafetensorError:
+        return None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"encoder.weights: {path}: damaged header: {type(error).__name__}: {error}") from error
+    return tensors, cameras, str(config["type"]).rpartition(":")[2].removesuffix("Config")
+
+
+def _source(name: str, tensors: Mapping[str, Tensor], mine: Collection[str], its: list[str]) -> str | None:
+    """The name in the file of one of the encoder's tensors: nets.CAMERA.conv1.weight may be nets.shared.conv1.weight there."""
+    part, _, rest = name.partition(".")
+    owner, _, rest = rest.partition(".")
+    others = ["shared"] if owner in mine else []
+    if len(its) == 1 and (owner == "shared" or (owner in mine and len(mine) == 1)):
+        others += its
+    return next((n for n in (name, *(f"{part}.{other}.{rest}" for other in others)) if n in tensors), None)
