@@ -265,6 +265,7 @@ def _beside(name: str, candidates: Sequence[type], here: _Place) -> type:
         if package.split(".")[0] not in TRUSTED:
             continue
         modules = [m.name for m in pkgutil.iter_modules(import_module(package).__path__) if not m.name.startswith("_")]
+        modules = [name for name in modules if f"{package}.{name}" != kind.__module__]
         if name in modules:
             module = import_module(f"{package}.{name}")
             own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__ and is_dataclass(c)]

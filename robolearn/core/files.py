@@ -24,6 +24,13 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise _refusal(path, error, len(data)) from error
 
 
+def drop_halves(folder: Path) -> None:
+    """Remove what `write_atomic` had begun in this folder when its process was killed."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_file():
+            path.unlink()
+
+
 def append_line(path: Path, line: str) -> None:
     """Add one line to a log. Raises UserError; half a line may then stand at the end, which whoever resumes drops."""
     data = (line + "\n").encode()

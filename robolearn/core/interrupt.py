@@ -14,9 +14,21 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.wanted = False
+        self._deferred = True
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, everything is whole all the time: Ctrl-C need not wait."""
+        self._deferred = False
+        try:
+            if self.wanted:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._deferred = True
 
     def _hear(self, *_: object) -> None:
-        if self.wanted:
+        if self.wanted or not self._deferred:
             raise KeyboardInterrupt
         self.wanted = True
 

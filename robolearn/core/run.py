@@ -9,7 +9,7 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +20,7 @@ import yaml
 
 from robolearn.core.config import read_yaml, save_config, to_dict
 from robolearn.core.errors import UserError
-from robolearn.core.files import append_line, free_mib, require_free, write_atomic
+from robolearn.core.files import append_line, drop_halves, free_mib, require_free, write_atomic
 
 __all__ = ["Run", "free_mib", "read_metrics", "require_free"]
 
@@ -40,11 +40,16 @@ class Run:
 
     Without done.json a second start with the same config resumes; with another config it is refused, unless
     overwrite=True, which empties the folder first. Nothing is written before `with`. grows: a number of the config that may be
-    changed later, such as how many episodes to record: raised, the run goes on; lowered, it may end earlier.
+    changed later, such as how many episodes to record: raised, the run goes on; lowered, it may end earlier. how: dotted fields that
+    change the way, not the result; they may differ when it goes on. writes: False for all but one of several processes that share a run.
     """
 
-    def __init__(self, out: Path, config: Any, overwrite: bool = False, grows: str | None = None) -> None:
+    def __init__(
+        self, out: Path, config: Any, overwrite: bool = False, grows: str | None = None, how: tuple[str, ...] = (), writes: bool = True
+    ) -> None:
         self.out, self.config = Path(out), config
+        self.watchers: list[Callable[[Mapping[str, Any]], None]] = []  # shown every row of `log`
+        self._how, self._writes = (*_HOW, *how), writes
         self._grown = False  # more is asked for than the run in this folder was to make
         self.stages: dict[str, float] = {}  # seconds
         self._started, self._before = time.monotonic(), 0.0
@@ -75,17 +80,20 @@ class Run:
 
     def __enter__(self) -> Run:
         self._started = time.monotonic()
+        if not self._writes:
+            return self
         if not self._begun or self._grown:
             (self.out / "done.json").unlink(missing_ok=True)
             save_config(self.config, self.out / "config.yaml")
             self._grown = False
+        drop_halves(self.out)
         _drop_torn_line(self._metrics)
         rows = read_metrics(self._metrics)
         self._before = float(rows[-1].get("seconds", 0.0)) if rows else 0.0
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is not None and issubclass(kind, Exception) and {p.name for p in self.out.iterdir()} == {"config.yaml"}:
+        if self._writes and kind is not None and issubclass(kind, Exception) and {p.name for p in self.out.iterdir()} == {"config.yaml"}:
             shutil.rmtree(self.out)  # nothing came of it: wrong input leaves no half-made folder
 
     @property
@@ -95,8 +103,19 @@ class Run:
 
     def log(self, **scalars: Any) -> None:
         """Append one row of numbers and words to metrics.jsonl; `seconds` is added."""
+        if not self._writes:
+            return
         row = {name: _plain(value) for name, value in scalars.items()} | {"seconds": round(self.seconds, 3)}
         append_line(self._metrics, json.dumps(row))
+        for watch in self.watchers:
+            watch(row)
+
+    def rewind(self, step: int) -> None:
+        """Forget the logged rows after `step`: what was done since the state that is resumed from is done again."""
+        rows = read_metrics(self._metrics)
+        kept = [row for row in rows if row.get("step", 0) <= step]
+        if self._writes and len(kept) < len(rows):
+            write_atomic(self._metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -109,6 +128,8 @@ class Run:
 
     def finish(self, **result: Any) -> None:
         """Write done.json: from now on the run is complete."""
+        if not self._writes:
+            return
         usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         facts = {
             "seconds": round(self.seconds, 3),
@@ -132,7 +153,7 @@ class Run:
     def _differences(self) -> dict[str, tuple[Any, Any]]:
         """Of the config in the folder and the one at hand, by the dotted names of their fields."""
         there, here = _flat(read_yaml(self.out / "config.yaml")), _flat(yaml.safe_load(yaml.safe_dump(to_dict(self.config))))
-        names = [n for n in dict.fromkeys([*there, *here]) if n.split(".")[0] not in _HOW]
+        names = [n for n in dict.fromkeys([*there, *here]) if not {n, n.split(".")[0]} & set(self._how)]
         return {n: (there.get(n), here.get(n)) for n in names if there.get(n) != here.get(n)}
 
     def _empty(self) -> None:

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from hardware.types import RobotSpec
 
-Metrics = dict[str, float]
+Metrics = dict[str, Any]  # numbers, as `logged` gives them
+
+
+def logged(value: Tensor) -> float | Tensor:
+    """A number for the log. On a GPU it stays there until it is written: to read it now would make the queue of work run dry."""
+    return float(value.detach()) if value.is_cpu else value.detach()
 
 
 @dataclass(frozen=True)

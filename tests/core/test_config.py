@@ -13,9 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robolearn.cli import parse
 from robolearn.core import config as config_module
 from robolearn.core.config import from_dict, load_config, read_yaml, save_config, to_dict
 from robolearn.core.errors import UserError
+from robolearn.models.encoders.base import EncoderConfig
+from robolearn.models.encoders.cnn import SmallCnnConfig
 
 
 class Color(Enum):
@@ -209,3 +212,23 @@ def test_yaml_that_is_no_config_is_a_user_error(tmp_path: Path, text: str, messa
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         read_yaml(tmp_path / "c.yaml")
+
+
+@dataclass(frozen=True)
+class Sees:
+    encoder: EncoderConfig | None = None
+
+
+def test_a_bare_type_is_a_module_beside_the_base_class() -> None:
+    assert from_dict(Sees, {"encoder": {"type": "cnn", "keypoints": 3}}) == Sees(SmallCnnConfig(keypoints=3))
+    for name in ("chess", "base", "_backbone", "../cnn", ""):
+        with pytest.raises(UserError, match=r"encoder.type: '.*' is not there; expected module:Class, or one of cnn, pretrained, resnet$"):
+            from_dict(Sees, {"encoder": {"type": name}})
+
+
+def test_options_pick_classes_before_their_fields_are_read(tmp_path: Path) -> None:
+    assert parse("x", Sees, ["--encoder.type", "cnn", "--encoder.keypoints", "5"]) == Sees(SmallCnnConfig(keypoints=5))
+    (tmp_path / "c.yaml").write_text("encoder: {keypoints: 7}")
+    assert parse("x", Sees, [str(tmp_path / "c.yaml"), "--encoder.type=cnn"]) == Sees(SmallCnnConfig(keypoints=7))
+    with pytest.raises(UserError, match="--encoder.type: expected a name behind it"):
+        parse("x", Sees, ["--encoder.type"])

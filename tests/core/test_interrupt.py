@@ -23,6 +23,17 @@ def test_the_first_is_noted_and_the_second_raises(number: signal.Signals) -> Non
     assert signal.getsignal(number) is before
 
 
+def test_where_everything_is_whole_the_first_raises() -> None:
+    with deferred_interrupt() as interrupt:
+        with pytest.raises(KeyboardInterrupt), interrupt.at_once():
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not interrupt.wanted
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.wanted, "deferred again"
+        with pytest.raises(KeyboardInterrupt), interrupt.at_once():
+            raise AssertionError("who wanted to stop before need not wait any longer")
+
+
 def test_another_thread_changes_nothing() -> None:
     before, seen = signal.getsignal(signal.SIGINT), []
 

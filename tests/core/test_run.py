@@ -111,3 +111,44 @@ def test_too_little_disk_is_refused_with_both_numbers(tmp_path: Path) -> None:
     require_free(tmp_path / "not" / "yet", 0.001)
     with pytest.raises(UserError, match=r"disk full: 1000000000000 MiB needed, \d+ MiB free"):
         require_free(tmp_path / "not" / "yet", 1e12)
+
+
+def test_fields_that_say_only_how_may_differ_when_it_goes_on(tmp_path: Path) -> None:
+    config = Config(tmp_path / "run")
+    with Run(config.out, config) as run:
+        run.log(step=1)
+    assert not Run(config.out, replace(config, seed=1), how=("seed",)).finished()
+    with pytest.raises(UserError, match=r"size: \[2, 3\] != \[2, 4\]$"):
+        Run(config.out, replace(config, seed=1, size=(2, 4)), how=("seed",))
+
+
+def test_only_one_of_several_processes_writes(tmp_path: Path) -> None:
+    config = Config(tmp_path / "run")
+    with Run(config.out, config, writes=False) as run:
+        run.log(step=1)
+        run.rewind(0)
+        run.finish(success=1)
+    assert not config.out.exists()
+
+
+def test_rows_after_the_state_that_is_gone_on_from_are_forgotten_and_watchers_see_every_row(tmp_path: Path) -> None:
+    config = Config(tmp_path / "run")
+    seen = []
+    with Run(config.out, config) as run:
+        run.watchers.append(seen.append)
+        run.log(encoder="cnn")
+        for step in (1, 2, 3):
+            run.log(step=step, loss=np.float32(step))
+        run.rewind(2)
+    rows = read_metrics(config.out / "metrics.jsonl")
+    assert [row.get("step") for row in rows] == [None, 1, 2] and rows == seen[:3] and len(seen) == 4
+
+
+def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path: Path) -> None:
+    config = Config(tmp_path / "run")
+    with Run(config.out, config) as run:
+        run.log(step=1)
+    for name in (".training.pt.123.tmp", ".keep", "other.tmp"):
+        (config.out / name).write_text("half")
+    with Run(config.out, config):
+        assert {path.name for path in config.out.iterdir()} == {"config.yaml", "metrics.jsonl", ".keep", "other.tmp"}

@@ -21,9 +21,9 @@ from robolearn.data.windows import Windows
 from robolearn.experiments import train
 from robolearn.experiments.train import Config, run
 from robolearn.learners.imitation import ImitationConfig
+from robolearn.learners.pretraining.keypoints import PretrainConfig
 from robolearn.models.encoders.cnn import SmallCnnConfig
-from robolearn.models.encoders.resnet import ResNet18Config
-from robolearn.models.encoders.selfsupervised import PretrainConfig
+from robolearn.models.encoders.resnet import ResNetConfig
 from robolearn.policies.bc import BcConfig
 from robolearn.policies.diffusion import DiffusionConfig
 from robolearn.runtime.rollout import rollout
@@ -122,38 +122,25 @@ def test_frozen_features_are_cached_and_are_what_the_policy_sees_at_run_time(con
 
 
 def test_pretrained_weights_from_a_file_are_named_in_the_result(config, tmp_path):
-    encoder = ResNet18Config(tune="none")
+    encoder = ResNetConfig(tune="none")
     torch.manual_seed(3)
-    torch.save(encoder.build({"top": (16, 16)}).nets["shared"].state_dict(), tmp_path / "resnet18.pth")
+    torch.save(encoder.build({"top": (16, 16)}).net("top").net.state_dict(), tmp_path / "resnet18.pth")
     config = replace(config, policy=replace(config.policy, encoder=replace(encoder, weights=str(tmp_path / "resnet18.pth"))), steps=2)
     run(config)
     assert result(config)["encoder"] == "file:resnet18.pth"
-    with pytest.raises(UserError, match="pretrained ResNet18 needs weights"):
+    with pytest.raises(UserError, match="pretrained ResNet needs weights"):
         run(replace(config, out=tmp_path / "other", policy=replace(config.policy, encoder=encoder)))
     assert not (tmp_path / "other").exists()
 
 
 def test_policy_bc_is_one_word_away(config, data):
-    words = [
-        "--data",
-        str(data),
-        "--out",
-        str(config.out),
-        "--policy.type",
-        "bc",
-        "--steps",
-        "2",
-        "--policy.hidden",
-        "8",
-        "--policy.horizon",
-        "2",
-    ]
+    words = f"--data {data} --out {config.out} --steps 2 --policy.type bc --policy.hidden 8 --policy.horizon 2".split()
     run(parse("train", Config, words))
     header = read_header(config.out / "policy.pt")
     assert isinstance(header.config, BcConfig) and header.config.hidden == (8,) and header.config.horizon == 2
 
 
-@pytest.mark.parametrize("name", ["pusht_state", "pusht_image", "lift_diffusion", "lift_bc"])
+@pytest.mark.parametrize("name", ["pusht_state_diffusion", "pusht_image_diffusion", "lift_diffusion", "lift_bc"])
 def test_the_configs_are_valid(name):
     config = parse("train", Config, [f"configs/train/{name}.yaml", "--seed", "3"])
     assert config.seed == 3 and type(config.policy) is (BcConfig if "bc" in name else DiffusionConfig)

@@ -1,12 +1,16 @@
+import copy
 import io
+from dataclasses import replace
 
 import pytest
 import torch
 
+from robolearn.core.errors import UserError
 from robolearn.core.types import Batch
 from robolearn.learners.fit import fit
 from robolearn.learners.imitation import Imitation, ImitationConfig
 from robolearn.models.precision import autocast
+from robolearn.policies.bc import BcConfig
 from robolearn.policies.diffusion import DiffusionConfig
 from robolearn.testing import PolicyContract
 
@@ -14,6 +18,13 @@ from robolearn.testing import PolicyContract
 class _Data(PolicyContract):
     __test__ = False
     config = DiffusionConfig(widths=(8, 16), horizon=4, sample_steps=4)
+
+
+class _Plain(PolicyContract):
+    """Without noise: its loss does not depend on what is computed at once."""
+
+    __test__ = False
+    config = BcConfig(hidden=(16,), dropout=0.0, horizon=4, mask_pad=True)
 
 
 def learner(**settings) -> Imitation:
@@ -66,6 +77,52 @@ def test_a_resumed_training_goes_on_as_if_nothing_had_happened():
     assert second.steps == 6
     for name, value in straight.policy.state_dict().items():
         assert torch.equal(second.policy.state_dict()[name], value), name
+
+
+def weighted() -> Batch:
+    """Rows that count differently, and chunks that end early."""
+    pad = torch.arange(4) >= torch.tensor([4, 1, 3, 4, 2, 4, 1, 4]).unsqueeze(1)
+    return replace(batch(), pad=pad, weight=torch.linspace(0.1, 2.0, 8))
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8, 20])
+def test_a_batch_in_parts_gives_the_update_of_the_whole(parts):
+    def learn(accumulate):
+        policy = _Plain().build()
+        imitation = Imitation(policy, ImitationConfig(precision="float32", warmup=1, accumulate=accumulate))
+        return [imitation.update(weighted()) for _ in range(5)], imitation.policy.state_dict()
+
+    (whole, expected), (cut, found) = learn(1), learn(parts)
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, atol=1e-5), name
+    for a, b in zip(whole, cut, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4) and b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+    assert whole[-1]["loss"] < whole[0]["loss"]
+
+
+def test_parts_need_to_be_one_at_least():
+    with pytest.raises(UserError, match="imitation.accumulate: 0 parts of a batch; expected at least 1"):
+        learner(accumulate=0)
+
+
+def test_dropout_goes_on_where_it_was():
+    class Dropping(_Data):
+        config = BcConfig(hidden=(16,), dropout=0.5, horizon=4)
+
+    def learn(broken_off):
+        torch.manual_seed(3)
+        imitation = Imitation(Dropping().build(), ImitationConfig(precision="float32", warmup=1))
+        torch.manual_seed(3)
+        for seed in range(4):
+            if seed == 2 and broken_off:
+                state = copy.deepcopy(imitation.state_dict())
+                imitation = Imitation(Dropping().build(), ImitationConfig(precision="float32", warmup=1))
+                imitation.load_state_dict(state)
+            imitation.update(batch(seed))
+        return imitation.policy.state_dict()
+
+    whole, resumed = learn(False), learn(True)
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights():

@@ -1,0 +1,191 @@
+"""The course of one training in its folder: what it logs, keeps and flies on the way, and how it goes on after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from robolearn.core.checkpoint import load_state, save_state
+from robolearn.core.errors import UserError
+from robolearn.core.interrupt import deferred_interrupt
+from robolearn.core.run import Run
+from robolearn.core.types import Batch, Metrics
+from robolearn.data.loader import Batches
+from robolearn.data.tensors import to_batch
+from robolearn.data.windows import Windows
+from robolearn.experiments.checkpoints import Checkpoints
+from robolearn.experiments.selection import Selection
+from robolearn.experiments.tracking import TensorBoard, Wandb
+from robolearn.experiments.train_config import Config
+from robolearn.learners.fit import fit, training_bar
+from robolearn.learners.imitation import Imitation
+from robolearn.policies.chunk import ChunkPolicy
+
+LOG_EVERY, VALIDATE_EVERY = 100, 1000  # updates
+VALIDATION_ROWS = 256
+
+
+class Training:
+    """`steps`, `seconds` [s] and `origin` (of the encoder's weights) are those of earlier attempts until `run` has returned."""
+
+    def __init__(
+        self, config: Config, folder: Run, learner: Imitation, batches: Batches, held_out: Windows | None, origin: str, meta: dict
+    ):
+        self.config, self.folder, self.learner, self.batches = config, folder, learner, batches
+        self.ranks, self.origin, self._held_out, self._meta = learner.ranks, origin, held_out, meta
+        select = config.select
+        best = max(config.keep_best, select.top) if select.every else config.keep_best
+        self.checkpoints = Checkpoints(config.out / "checkpoints", config.keep_last, best)
+        self.selection: Selection | None = None
+        if select.every:
+            self.selection = Selection(select, config.out / "select", self.checkpoints, self.ranks.device)
+        self.steps, self.seconds, self._saved, self._stop = 0, 0.0, 0.0, False
+        self._state_path = config.out / "training.pt"
+        self._recent: list[Metrics] = []
+        self._bar: Progress | None = None
+
+    def run(self) -> None:
+        """All the steps that are missing, and the rollouts that were cut short."""
+        limit = None if self.config.minutes is None else 60 * self.config.minutes
+        label = type(self.learner.policy).__name__
+        with self.batches, self._watched(), self.folder.timed("train"), deferred_interrupt() as self._interrupt:
+            self._fly()
+            with training_bar(label, quiet=not self.ranks.leads) as self._bar:
+                before = self.steps, self.seconds
+                self.steps, self.seconds = fit(
+                    self.learner, self.batches, self.config.steps, limit, *before, self._on_step, self._clock, self._bar
+                )
+            if self.selection is not None and self.steps not in self.checkpoints.steps():
+                self._keep(self.steps, self.seconds)
+
+    def validate(self) -> Metrics:
+        """Of the averaged weights; empty where no episode is held out, and for all but the leader."""
+        policy = self.learner.collect()
+        return validate(policy, self._held_out, self.config.seed) if self.ranks.leads and self._held_out is not None else {}
+
+    def resume(self, place: str) -> None:
+        """Go on where training.pt was saved, or begin. place: of the data, for the error where it changed."""
+        if self._state_path.exists():
+            self._load(load_state(self._state_path, self.ranks.device), place)
+        with self.ranks.in_turn():
+            if self.ranks.leads:
+                self.folder.rewind(self.steps)
+                self.checkpoints.rewind(self.steps)
+
+    def _load(self, state: Mapping[str, Any], place: str) -> None:
+        if state["spec"] != self.learner.policy.spec.to_dict():
+            raise UserError(f"{self._state_path}: began on data of another robot than {place}; --overwrite starts anew")
+        try:
+            self.batches.load_state_dict(state["batches"])
+        except ValueError as error:
+            raise UserError(f"{self._state_path}: {error}; --overwrite starts anew") from error
+        try:
+            self.learner.load_state_dict(state["learner"])
+        except (KeyError, RuntimeError) as error:  # names or shapes of tensors
+            raise UserError(f"{self._state_path}: saved by another robolearn ({type(error).__name__}); --overwrite starts anew") from error
+        self.steps, self.seconds, self.origin = state["steps"], state["seconds"], state["encoder"]
+        self._saved = self.seconds
+
+    def _clock(self, seconds: float) -> float:
+        seconds, self._stop = self.ranks.agree(seconds, self._interrupt.wanted)
+        return seconds
+
+    def _on_step(self, step: int, seconds: float, metrics: Metrics) -> None:
+        self._recent.append(metrics)
+        if step % LOG_EVERY == 0:
+            measured = self.validate() if step % VALIDATE_EVERY == 0 else {}
+            self.folder.log(step=step, train_seconds=round(seconds, 2), **self._means(), **measured)
+        if (every := self.config.select.every or self.config.save_policy_every) and step % every == 0:
+            self._keep(step, seconds)
+        elif seconds - self._saved >= self.config.save_every_s or self._stop:
+            self._save(step, seconds)
+        if self._stop:
+            raise KeyboardInterrupt
+
+    def _keep(self, step: int, seconds: float) -> None:
+        """A checkpoint and what it is worth; before it is flown the state, so that the same checkpoint is never made again."""
+        measured, policy = self.validate(), self.learner.policy
+        if self.ranks.leads:
+            self.checkpoints.save(step, policy, policy.config, self._meta)  # pyright: ignore[reportAttributeAccessIssue] a ChunkPolicy's
+            if self.selection is None and measured:
+                self.checkpoints.score(step, -measured["val_loss"], **measured)
+            elif self.selection is None:
+                self.checkpoints.tidy()
+        self._save(step, seconds)
+        self._fly()
+
+    def _fly(self) -> None:
+        """The leader flies what was not flown yet; the others wait."""
+        if self.selection is None:
+            return
+        if self.ranks.leads and (missing := self.selection.missing()):
+            if self._bar is not None:
+                self._bar.stop()
+            with self.folder.timed("select"), self._interrupt.at_once():
+                for step in missing:
+                    result = self.selection.fly(step)
+                    self.folder.log(step=step, rollout_success=result.rate, rollout_reward=result.mean_max_reward)
+            if self._bar is not None:
+                self._bar.start()
+        self.ranks.wait()
+
+    def _means(self) -> Metrics:
+        """Of what was measured since the last time, over all ranks."""
+        recent, self._recent = self._recent, []
+        own = {name: float(np.mean([float(metrics[name]) for metrics in recent])) for name in recent[-1]} if recent else {}
+        ranks = self.ranks.gather(own)
+        return {name: float(np.mean([means[name] for means in ranks])) for name in own}
+
+    def _save(self, step: int, seconds: float) -> None:
+        if self._recent:
+            self.learner.check(self._recent[-1])  # a state that is spoiled is never saved
+        state = {
+            "spec": self.learner.policy.spec.to_dict(),
+            "learner": self.learner.state_dict(),
+            "batches": self.batches.state_dict(),
+            "steps": step,
+            "seconds": seconds,
+            "encoder": self.origin,
+        }
+        if self.ranks.leads:
+            save_state(self._state_path, state)
+        self._saved = seconds
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Every row that is logged goes to TensorBoard, and to W&B where it is wanted."""
+        if not self.ranks.leads:
+            yield
+            return
+        watchers: list[TensorBoard | Wandb] = [TensorBoard(self.config.out / "tensorboard", self.steps)]
+        if self.config.wandb:
+            watchers.append(Wandb(self.config.wandb, self.config.out, self.config))
+        self.folder.watchers.extend(watchers)
+        try:
+            yield
+        finally:
+            for watcher in watchers:
+                self.folder.watchers.remove(watcher)
+                watcher.close()
+
+
+def validate(policy: Any, held_out: Windows, seed: int) -> Metrics:
+    """Held-out episodes, always the same noise. val_action_error: mean distance of a drawn action, in units of the actions' half
+    range; a weak sign of success, as every offline measure is."""
+    policy.seed(seed)
+    rows = np.linspace(0, len(held_out) - 1, min(len(held_out), VALIDATION_ROWS)).astype(np.int64)
+    device = next((tensor.device for tensor in (*policy.parameters(), *policy.buffers())), torch.device("cpu"))
+    batch = to_batch(held_out.read(rows)).to(device)
+    with torch.no_grad():
+        loss = float(policy.eval().loss(batch)[1]["loss"])
+        return {"val_loss": loss, "val_action_error": _action_error(policy, batch)}
+
+
+def _action_error(policy: ChunkPolicy, batch: Batch) -> float:
+    difference = policy.inside(policy.act(batch.obs), batch.obs) - policy.inside(batch.action, batch.obs)
+    return float(difference.norm(dim=-1)[~batch.pad].mean())

@@ -1,0 +1,229 @@
+"""The course of a training: kills, checkpoints, what is watched, what cannot go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from robolearn.core.checkpoint import load_policy, load_state, save_state
+from robolearn.core.errors import UserError
+from robolearn.core.run import read_metrics
+from robolearn.experiments import train, training
+from robolearn.experiments.train import run
+from robolearn.learners.imitation import Imitation
+from robolearn.policies.vinn import VinnConfig, VinnPolicy
+from tests.experiments.training_config import short
+
+ROOT = Path(__file__).parents[2]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_policy(out / "policy.pt").state_dict()
+
+
+@pytest.mark.slow
+def test_killed_at_random_instants_it_ends_with_the_same_bits(fake_data, tmp_path):
+    run(short(fake_data, tmp_path / "whole"))
+    words = [sys.executable, str(Path(__file__).with_name("killed.py")), str(fake_data), str(tmp_path / "torn"), "5"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == 5, "it was done before it was killed often enough to mean anything"
+    whole, torn = weights(tmp_path / "whole"), weights(tmp_path / "torn")
+    assert all(torch.equal(torn[name], value) for name, value in whole.items())
+    rows = [[row for row in read_metrics(tmp_path / name / "metrics.jsonl") if "step" in row] for name in ("whole", "torn")]
+    assert [row["step"] for row in rows[1]] == [row["step"] for row in rows[0]] == [100], "nothing is logged twice"
+    assert not list((tmp_path / "torn").glob(".*.tmp"))
+
+
+def test_dropout_goes_on_where_it_was(fake_data, tmp_path, monkeypatch):
+    run(short(fake_data, tmp_path / "whole", steps=6))
+    update = Imitation.update
+
+    def interrupted(self, batch):
+        if self.steps == 3:
+            raise KeyboardInterrupt
+        return update(self, batch)
+
+    monkeypatch.setattr(Imitation, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(short(fake_data, tmp_path / "torn", steps=6))
+    monkeypatch.undo()
+    torch.rand(3)  # another process' stream stands elsewhere
+    run(short(fake_data, tmp_path / "torn", steps=6))
+    assert all(torch.equal(weights(tmp_path / "torn")[name], value) for name, value in weights(tmp_path / "whole").items())
+
+
+def test_checkpoints_are_kept_by_age_and_by_validation_loss(fake_data, tmp_path):
+    run(short(fake_data, tmp_path, steps=50, save_policy_every=10, keep_last=2, keep_best=1))
+    scores = {row["step"]: row["val_loss"] for row in read_metrics(tmp_path / "checkpoints" / "scores.jsonl")}
+    assert list(scores) == [10, 20, 30, 40, 50]
+    kept = {int(path.stem[5:]) for path in (tmp_path / "checkpoints").glob("step_*.pt")}
+    assert kept == {40, 50, min(scores, key=lambda step: scores[step])}
+    last = load_policy(tmp_path / "checkpoints" / "step_000050.pt").state_dict()
+    assert all(torch.equal(last[name], value) for name, value in weights(tmp_path).items())
+
+
+def test_a_resumed_training_forgets_what_it_had_not_saved(fake_data, tmp_path, monkeypatch):
+    config = short(fake_data, tmp_path / "torn", steps=230, save_every_s=1e9, save_policy_every=50, keep_last=9)
+    keep = training.Training._keep
+
+    def until_150(self, step, seconds):
+        if step > 150:
+            raise KeyboardInterrupt  # in step 200, whose row is logged and whose state is not saved
+        keep(self, step, seconds)
+
+    monkeypatch.setattr(training.Training, "_keep", until_150)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.undo()
+    assert load_state(config.out / "training.pt")["steps"] == 150
+    run(config)
+    assert [row["step"] for row in read_metrics(config.out / "metrics.jsonl")] == [100, 200]
+    assert [row["step"] for row in read_metrics(config.out / "checkpoints" / "scores.jsonl")] == [50, 100, 150, 200]
+    whole = replace(config, out=tmp_path / "whole")
+    run(whole)
+    assert all(torch.equal(weights(whole.out)[name], value) for name, value in weights(config.out).items())
+
+
+def test_accumulate_may_change_when_it_goes_on(fake_data, tmp_path, monkeypatch):
+    config = short(fake_data, tmp_path, steps=4)
+    monkeypatch.setattr(train, "save_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="batch_size: 8 != 16"):
+        run(replace(config, batch_size=16))
+    run(replace(config, imitation=replace(config.imitation, accumulate=2)))
+    assert json.loads((tmp_path / "done.json").read_text())["steps"] == 4
+
+
+def test_tensorboard_shows_what_is_logged(fake_data, tmp_path):
+    run(short(fake_data, tmp_path, steps=200, save_every_s=1e9))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    logged = {row["step"]: row for row in read_metrics(tmp_path / "metrics.jsonl")}
+    assert list(logged) == [100, 200]
+    for name in ("loss", "lr", "grad_norm"):
+        assert {event.step: event.value for event in events.Scalars(name)} == pytest.approx({step: logged[step][name] for step in logged})
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            r"out of GPU memory at batch_size 8: --imitation.accumulate 2 ",
+        ),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried"),
+            r"out of memory at batch_size 8: ",
+        ),
+        (MemoryError(), r"out of memory .*; --batch_size 4 halves the batch"),
+        (FloatingPointError("imitation: loss is nan at step 3"), r"loss is nan at step 3; now 0.001: --imitation.lr 0.0003"),
+    ],
+)
+def test_what_cannot_go_on_says_what_to_change_and_can_go_on(fake_data, tmp_path, monkeypatch, error, message):
+    update = Imitation.update
+
+    def fails(self, batch):
+        if self.steps == 3:
+            raise error
+        return update(self, batch)
+
+    monkeypatch.setattr(Imitation, "update", fails)
+    with pytest.raises(UserError, match=message) as said:
+        run(short(fake_data, tmp_path, steps=5))
+    assert "\n" not in str(said.value)
+    assert load_state(tmp_path / "training.pt")["steps"] == 3
+
+
+def test_another_error_stays_what_it_is(fake_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(Imitation, "update", lambda *_: (_ for _ in ()).throw(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        run(short(fake_data, tmp_path))
+
+
+def test_a_policy_that_learns_by_memory_sees_every_window_once_and_in_order(fake_data, tmp_path, monkeypatch):
+    shown = []
+    memorize = VinnPolicy.memorize
+
+    def spy(self, batch):
+        shown.append(batch.action)
+        memorize(self, batch)
+
+    monkeypatch.setattr(VinnPolicy, "memorize", spy)
+    seen = []
+    windows = train.Windows
+
+    class Spy(windows):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings)
+            seen.append(self)
+
+    monkeypatch.setattr(train, "Windows", Spy)
+    run(replace(short(fake_data, tmp_path), policy=VinnConfig(horizon=4, neighbours=2)))
+    every = torch.from_numpy(seen[0].read(list(range(len(seen[0])))).action)
+    assert torch.equal(torch.cat(shown), every) and {len(part) for part in shown[:-1]} == {8}
+    done = json.loads((tmp_path / "done.json").read_text())
+    assert done["steps"] == 0 and "remembered" in done["choice"] and done["val_action_error"] > 0
+    assert len(load_policy(tmp_path / "policy.pt").memory) == len(every)
+    with pytest.raises(UserError, match=r"select.every: 5; a policy that learns by memory"):
+        config = short(fake_data, tmp_path / "other", select=train.selection.SelectionConfig(every=5))
+        run(replace(config, policy=VinnConfig(horizon=4)))
+
+
+def test_what_followed_is_only_known_row_by_row(fake_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("robolearn.policies.bc.BcPolicy.sees_future", True)
+    config = short(fake_data, tmp_path)
+    with pytest.raises(UserError, match=r"reading.stride: 2 rows; BcPolicy learns from what followed row by row: valid 1"):
+        run(replace(config, reading=replace(config.reading, stride=2)))
+    assert not tmp_path.exists() or not any(tmp_path.iterdir())
+
+
+def test_prepare_is_called_once_before_the_first_update_and_again_on_resuming(fake_data, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("robolearn.policies.bc.BcPolicy.prepare", lambda self: calls.append(bool(self.state_norm.fitted)))
+    monkeypatch.setattr(train, "save_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(short(fake_data, tmp_path, steps=2))
+    assert calls == [True]
+    monkeypatch.setattr(train, "save_checkpoint", lambda *_: None)
+    run(short(fake_data, tmp_path, steps=2))
+    assert calls == [True, True]
+
+
+def test_wandb_is_shown_the_same_rows(fake_data, tmp_path, monkeypatch):
+    shown = []
+
+    class Watching:
+        def __init__(self, project, out, config):
+            shown.append((project, out.name, config.steps))
+
+        def __call__(self, row):
+            shown.append(row)
+
+        def close(self):
+            shown.append("closed")
+
+    monkeypatch.setattr(training, "Wandb", Watching)
+    run(short(fake_data, tmp_path / "run", steps=100, save_every_s=1e9, wandb="arm"))
+    assert shown == [("arm", "run", 100), *read_metrics(tmp_path / "run" / "metrics.jsonl"), "closed"]
+
+
+def test_a_state_of_another_version_is_named(fake_data, tmp_path, monkeypatch):
+    config = short(fake_data, tmp_path, steps=4)
+    monkeypatch.setattr(train, "save_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    state = load_state(tmp_path / "training.pt")
+    del state["learner"]["noise"]
+    save_state(tmp_path / "training.pt", state)
+    with pytest.raises(UserError, match=r"training.pt: saved by another robolearn \(KeyError\); --overwrite starts anew"):
+        run(config)
