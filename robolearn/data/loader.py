@@ -40,14 +40,14 @@ class Batches(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         if self._workers == 0:
-            batch = self._read(next(self._sampler))
+            batch = self._read(next(self._sampler), self._sampler.drawn)
             self._state = self._sampler.state_dict()
             return batch.to(self._device)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="batches")
         while len(self._reads) <= self._ahead:
             indices = next(self._sampler)
-            self._reads.append((self._sampler.state_dict(), self._pool.submit(self._read, indices)))
+            self._reads.append((self._sampler.state_dict(), self._pool.submit(self._read, indices, self._sampler.drawn)))
         state, read = self._reads.popleft()
         try:
             batch = read.result()
@@ -79,6 +79,6 @@ class Batches(Iterator[Batch]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, indices: np.ndarray) -> Batch:
-        batch = to_batch(self._windows.read(indices))
+    def _read(self, indices: np.ndarray, number: int) -> Batch:
+        batch = to_batch(self._windows.read(indices, number))
         return apply(batch, torch.Tensor.pin_memory) if self._device.type == "cuda" else batch

@@ -38,6 +38,7 @@ class Sampler:
         if weights is not None:
             _check_weights(weights, [group for group, part in zip(found, share, strict=True) if part > 0], sum(map(len, found)))
         self.length, self.batch_size, self.rank, self.ranks = sum(map(len, found)), batch_size, rank, ranks
+        self.drawn = 0  # batches since it began
         self._share: list[float] = (share / share.sum()).tolist()
         self._owed = [0.0] * len(found)  # samples that each group is behind its share
         streams = rng.spawn(len(found))  # streams of their own: whoever else draws from rng changes nothing here
@@ -51,6 +52,7 @@ class Sampler:
         for _ in range(self.batch_size if len(counts) > 1 else 0):
             counts[self._next_group()] += 1
         counts = counts if len(counts) > 1 else [self.batch_size]
+        self.drawn += 1
         drawn = np.concatenate([draw.take(count) for draw, count in zip(self._draws, counts, strict=True)])
         return drawn[self.rank :: self.ranks]
 
@@ -66,13 +68,15 @@ class Sampler:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data; a sampler that loads it goes on with the next batch."""
-        return {"length": self.length, "owed": list(self._owed), "draws": [draw.state for draw in self._draws]}
+        draws = [draw.state for draw in self._draws]
+        return {"length": self.length, "drawn": self.drawn, "owed": list(self._owed), "draws": draws}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["length"] != self.length or len(state["draws"]) != len(self._draws):
             raise ValueError(f"sampler: saved over {state['length']} samples, now there are {self.length}; the data changed")
         if any(saved["of"] != now.state["of"] for saved, now in zip(state["draws"], self._draws, strict=True)):
             raise ValueError("sampler: saved over groups of other sizes; the data changed")
+        self.drawn = state.get("drawn", 0)  # absent where an older robolearn saved it
         self._owed = list(state["owed"])
         for draw, saved in zip(self._draws, state["draws"], strict=True):
             draw.restore(saved)

@@ -11,6 +11,7 @@ import numpy as np
 
 from hardware.types import RobotSpec
 from robolearn.core.errors import UserError
+from robolearn.data.goals import Goals, Told
 from robolearn.data.store import EpisodeStore
 
 Episodes = Callable[[Mapping[str, Any]], bool] | Sequence[Sequence[int] | np.ndarray] | None
@@ -23,7 +24,7 @@ class Look:
     images: Mapping[str, np.ndarray]  # camera -> uint8 (B, T, H, W, 3)
     state: np.ndarray  # float32 (B, T, S)
     features: np.ndarray | None = None  # float32 (B, T, E)
-    goal: Look | None = None  # T = 1: what is wanted
+    goal: Look | None = None  # T = 1, what is wanted: its images or features, or its state (then S > 0), or an instruction's features
     past: Past | None = None
 
 
@@ -91,7 +92,7 @@ class Windows:
     stores: one or several whose specs agree. cameras, state_keys: which inputs (None: all); `spec` is theirs.
     episodes: which take part: a test of their meta, or their indices for each store (see `split`).
     images: read frames. features_key: read cached encoder outputs. future: what followed each action, for model learners;
-    future_images: its frames too. past: what was done and earned along the history.
+    future_images: its frames too. past: what was done and earned along the history. goals: what each sample is told to reach.
     latency_s: camera -> seconds by which its frames shall be older than the row they go with
     (the newest frame taken by then; negative: younger), to learn with the delays of the robot that will be flown.
     cache_mb: keep as many decoded frames as fit under this ceiling, in RAM, or memory-mapped in `cache_folder`; 0: none.
@@ -113,6 +114,7 @@ class Windows:
         future: bool = False,
         future_images: bool = False,
         past: bool = False,
+        goals: Goals | None = None,
         latency_s: Mapping[str, float] | None = None,
         cache_mb: float | int = 0,
         cache_folder: Path | None = None,
@@ -135,6 +137,7 @@ class Windows:
         self._to_go = _to_go(self._reward, self._last) if past else self._reward
         if not len(self._rows):
             raise UserError(f"{', '.join(str(store.path) for store in self.stores)}: no episode to learn from was selected")
+        self._goals, self._told = goals, self._instructed(goals) if goals is not None and goals.kind == "language" else None
         self._seen = {camera: self._delayed(camera, delay) for camera, delay in (latency_s or {}).items()}
         if images or future_images:
             self._hold(cache_mb, cache_folder)
@@ -146,8 +149,16 @@ class Windows:
         """The selected rows of "state" (of the chosen state_keys), "action", "reward" or "terminal": what a normalizer is fitted on."""
         return {"state": self._state, "action": self._action, "reward": self._reward, "terminal": self._terminal}[name][self._rows]
 
-    def read(self, indices: np.ndarray | Sequence[int]) -> Window:
-        """The samples at these indices, 0 <= index < len. Action rows past the episode's end repeat the last and are marked in pad."""
+    def chunks(self) -> np.ndarray:
+        """The actions of all samples, (len, H, A): what a normalizer of actions relative to the state is fitted on."""
+        ahead = self._rows[:, None] + self.stride * np.arange(self.horizon)
+        return self._action[np.minimum(ahead, self._last[self._rows][:, None])]
+
+    def read(self, indices: np.ndarray | Sequence[int], salt: int = 0) -> Window:
+        """The samples at these indices, 0 <= index < len. Action rows past the episode's end repeat the last and are marked in pad.
+
+        salt: another number draws other goals, the same one the same (`Batches` gives the batch's number).
+        """
         rows = self._rows[np.asarray(indices)]
         ahead = rows[:, None] + self.stride * np.arange(self.horizon)
         last = self._last[rows][:, None]
@@ -155,7 +166,7 @@ class Windows:
         seen = history_rows(rows, self._first[rows], self.history, self.stride)
         obs = self._look(seen, self._images)
         window = Window(
-            obs=replace(obs, past=self._behind(rows, seen)) if self._past else obs,
+            obs=replace(obs, past=self._behind(rows, seen) if self._past else None, goal=self._wanted(rows, salt)),
             action=self._action[real],
             pad=ahead > last,
         )
@@ -206,13 +217,28 @@ class Windows:
             raise ValueError(f"weights: {weight.shape}, sum {weight.sum()}; expected ({len(self)},), none negative, and one above 0")
         return weight / weight.sum()
 
-    def _look(self, rows: np.ndarray, images: bool) -> Look:
-        cameras = self.spec.cameras if images else ()
-        frames = {c: self._gather(self._seen[c][rows] if c in self._seen else rows, lambda s, r, c=c: s.frames(c, r)) for c in cameras}
+    def _look(self, rows: np.ndarray, images: bool, live: bool = True) -> Look:
+        cameras, late = self.spec.cameras if images else (), self._seen if live else {}
+        frames = {c: self._gather(late[c][rows] if c in late else rows, lambda s, r, c=c: s.frames(c, r)) for c in cameras}
         features = None
         if (cached := self._features) is not None:
             features = self._gather(rows, lambda s, r: cached[self.stores.index(s)][r])
         return Look(frames, self._state[rows], features)
+
+    def _wanted(self, rows: np.ndarray, salt: int) -> Look | None:
+        if self._goals is None:
+            return None
+        nothing = np.zeros((len(rows), 1, 0), np.float32)
+        if self._told is not None:
+            return Look({}, nothing, self._told.read(rows, salt))
+        goal = self._goals.rows(rows, self._last[rows], salt)[:, None]
+        if self._goals.kind == "state":
+            return Look({}, self._state[goal])
+        return replace(self._look(goal, self._images, live=False), state=nothing)  # a picture is shown, not awaited: it is never late
+
+    def _instructed(self, goals: Goals) -> Told:
+        firsts = np.concatenate([store.starts + offset for store, offset in zip(self.stores, self._offsets[:-1], strict=True)])
+        return Told(self.stores, np.isin(firsts, self._first[self._rows]), goals.embeddings)
 
     def _behind(self, rows: np.ndarray, seen: np.ndarray) -> Past:
         real = rows[:, None] + self.stride * np.arange(1 - self.history, 1) >= self._first[rows][:, None]

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from robolearn.core.errors import UserError
+from robolearn.data.goals import GoalRow
 from robolearn.data.sampling import Sampler
 from robolearn.data.store import EpisodeStore
 from robolearn.data.weighting import by_return, intervention_only, success_only
@@ -30,6 +31,8 @@ class ReadingConfig:
     """Of weighting by return; returns are scaled to 0..1 over the episodes."""
     stride: int = 1
     """Rows between two observations of the history, and between two actions of the chunk."""
+    goal: GoalRow = "last"
+    """The row whose picture or state a policy is told to reach: the episode's last, or one drawn from the future of each sample."""
     latency_s: Mapping[str, float] = field(default_factory=dict)
     """Camera -> seconds by which its frames shall be older than the row they go with, as on the robot that will be flown."""
     cache_mb: float = 2000.0
@@ -52,8 +55,8 @@ def open_stores(data: Path, config: ReadingConfig) -> list[EpisodeStore]:
     return [EpisodeStore.open(place) for place in (data, *config.mix)]
 
 
-def sampler(windows: Windows, config: ReadingConfig, batch_size: int, rng: np.random.Generator) -> Sampler:
-    """Draws `windows` as `config` says."""
+def sampler(windows: Windows, config: ReadingConfig, batch_size: int, rng: np.random.Generator, rank: int = 0, ranks: int = 1) -> Sampler:
+    """Draws `windows` as `config` says; of every batch the part of this rank."""
     match config.weighting:
         case "uniform":
             weights = None
@@ -69,6 +72,6 @@ def sampler(windows: Windows, config: ReadingConfig, batch_size: int, rng: np.ra
             if share > 0 and not weights[group].any():
                 raise UserError(f"{store.url}: reading.weighting {config.weighting!r} leaves no row of it, its share is {share:g}")
     try:
-        return Sampler(groups, batch_size, rng, weights, config.shares or None)
+        return Sampler(groups, batch_size, rng, weights, config.shares or None, rank, ranks)
     except ValueError as error:
         raise UserError(f"reading: {error}") from error

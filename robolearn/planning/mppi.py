@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hardware.types import RobotSpec
+from robolearn.core.errors import UserError
 from robolearn.core.types import Batch, Metrics, Obs, Policy
 from robolearn.planning.caution import Caution, score
 from robolearn.policies.diffusion import DiffusionConfig
@@ -67,6 +68,8 @@ class Planner(Policy):
     def __init__(self, config: PlannerConfig, spec: RobotSpec):
         super().__init__()
         self.config = config
+        if config.prior.goal != "none":
+            raise UserError(f"policy.goal: {config.prior.goal}; a planner plans towards rewards, and its policy is told no goal: none")
         self.prior = config.prior.build(spec)
         self.spec, self.history, self.horizon = self.prior.spec, self.prior.history, config.search.horizon
         if self.horizon > self.prior.horizon:

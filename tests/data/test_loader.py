@@ -67,7 +67,7 @@ def test_the_order_is_not_disturbed_by_who_else_draws(windows):
 
 
 def test_an_error_in_the_thread_reaches_the_reader(windows, monkeypatch):
-    monkeypatch.setattr(windows, "read", lambda indices: 1 / 0)
+    monkeypatch.setattr(windows, "read", lambda *given: 1 / 0)
     with batches(windows, 6, 5) as stream, pytest.raises(ZeroDivisionError):
         next(stream)
 

@@ -197,6 +197,12 @@ def test_a_stride_skips_rows_in_history_and_chunk(store, episodes):
         Windows(store, 1, 1, stride=2, future=True)
 
 
+@pytest.mark.parametrize("stride", [1, 3])
+def test_chunks_are_the_actions_of_all_samples(store, stride):
+    windows = Windows(store, 2, 5, stride=stride, images=False, episodes=[[0, 2]])
+    assert np.array_equal(windows.chunks(), windows.read(np.arange(len(windows))).action)
+
+
 def test_latency_shows_the_frame_a_slower_camera_would_have_shown(tmp_path, spec, make_episode):
     episode = make_episode(30)
     taken = episode.time - 0.003  # the wrist camera's own stamps

@@ -94,5 +94,5 @@ def test_a_policy_learns_from_two_stores(tmp_path, stores):
     run(config)
     assert Run(tmp_path / "run", config).result()["steps"] == 20
     run(config)  # already done
-    with pytest.raises(UserError, match="reading.workers: 2 != 1"):
-        run(replace(config, reading=replace(reading, workers=1)))
+    with pytest.raises(UserError, match="reading.stride: 2 != 1"):
+        run(replace(config, reading=replace(reading, stride=1)))

@@ -5,6 +5,7 @@ import torch
 
 from hardware.types import ArraySpec, RobotSpec
 from robolearn.core.checkpoint import load_policy, save_checkpoint
+from robolearn.core.errors import UserError
 from robolearn.core.types import Obs
 from robolearn.planning.caution import Caution
 from robolearn.planning.mppi import MppiConfig, Planner, PlannerConfig
@@ -100,3 +101,8 @@ def test_a_planner_is_a_checkpoint_like_any_other(tmp_path):
 def test_looking_further_than_the_policy_proposes_is_refused():
     with pytest.raises(ValueError, match=r"search\.horizon: 8 decisions; the prior proposes chunks of 4"):
         make(horizon=8)
+
+
+def test_a_policy_that_is_told_a_goal_is_no_proposer():
+    with pytest.raises(UserError, match="policy.goal: state; a planner plans towards rewards, and its policy is told no goal: none"):
+        PlannerConfig(DiffusionConfig(goal="state")).build(SPEC)
