@@ -18,10 +18,12 @@ from robolearn.core.checkpoint import load_policy, read_header
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.files import write_atomic
 from robolearn.core.run import Run
-from robolearn.core.types import Policy
+from robolearn.core.types import Obs, Policy
 from robolearn.data.episode import Episode
 from robolearn.data.windows import restrict
 from robolearn.evaluation.evaluate import Evaluation, Trial, evaluate
+from robolearn.experiments.goals import check_goal, goal_obs
+from robolearn.models.precision import Precision
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.tasks import task_for
 
@@ -41,6 +43,18 @@ class Config:
     """Start of trial i: [seed, i]. Keep it apart from the seeds of training."""
     chunk: int = 8
     """Actions executed per inference; at most the policy's horizon."""
+    ensemble: float | None = None
+    """Temporal ensembling (ACT): infer at every step, whatever `chunk`, and average what all answers say about now, weighted
+    exp(-ensemble * i), i = 0 the oldest answer; the paper has 0.01. None: off."""
+    prefix: int = 0
+    """Infer this many actions before the chunk runs out and tell the policy which they are, as on a robot that does not wait for the
+    answer. At most what the policy was trained for."""
+    goal: str = ""
+    """What to reach, for a policy that is told: an instruction, an image file, or STORE#EPISODE, whose last row is meant."""
+    target: float | None = None
+    """The rewards wanted of an episode, for a policy that is told them; None: the best it was trained on."""
+    precision: Precision = "float32"
+    """Of the policy's answers; bfloat16: quicker where the processor has it; auto: then only. docs/results.md says what it costs."""
     videos: int = 4
     """Film the first this many trials."""
     device: str = "cpu"
@@ -57,16 +71,18 @@ def run(config: Config) -> Evaluation:
     console = Console(stderr=True, soft_wrap=True)
     folder = Run(config.out, config, config.overwrite)
     check_fits(config.checkpoint, hardware.spec_of(config.robot))
+    check_goal(config.checkpoint, config.goal)
     digest = hashlib.sha256(config.checkpoint.read_bytes()).hexdigest()[:16]
     if folder.finished() and (there := read_evaluation(config.out / "evaluation.json").per_trial[0].flown_by) != digest:
         raise UserError(f"{config.out}: evaluated {config.checkpoint} when it was {there}, now it is {digest}; --overwrite discards that")
     if not folder.finished():
         torch.set_num_threads(config.threads)
         policy = load_policy(config.checkpoint, device=config.device)
+        goal = goal_obs(config.goal, policy)
         with folder:
             if config.overwrite:
                 (config.out / "trials.jsonl").unlink(missing_ok=True)
-            _fly(config, policy, digest, folder, console)
+            _fly(config, policy, goal, digest, folder, console)
     result = read_evaluation(config.out / "evaluation.json")
     low, high = (100 * edge for edge in result.interval)
     console.print(
@@ -105,12 +121,26 @@ def read_evaluation(path: Path) -> Evaluation:
     return Evaluation(**{**data, **pairs, "per_trial": [Trial(**trial) for trial in data["per_trial"]]})
 
 
-def _fly(config: Config, policy: Policy, digest: str, folder: Run, console: Console) -> None:
-    if not 1 <= config.chunk <= policy.horizon:
+def _fly(config: Config, policy: Policy, goal: Obs | None, digest: str, folder: Run, console: Console) -> None:
+    if config.ensemble is None and not 1 <= config.chunk <= policy.horizon:
         raise UserError(f"chunk: {config.chunk} actions; {config.checkpoint} predicts {policy.horizon}: valid 1 to {policy.horizon}")
     from robolearn.planning.mppi import Planner  # only now: --help needs no models
 
     source = Source.PLANNER if isinstance(policy, Planner) else Source.POLICY
+    try:
+        pilot = PolicyPilot(
+            policy,
+            config.chunk,
+            config.seed,
+            source,
+            ensemble=config.ensemble,
+            prefix=config.prefix,
+            goal=goal,
+            target=config.target,
+            precision=config.precision,
+        )
+    except ValueError as error:
+        raise UserError(f"{config.checkpoint}: {error}") from error
     task = task_for(config.robot.body)
     columns = (
         TextColumn(f"evaluate {task.name}"),
@@ -129,7 +159,6 @@ def _fly(config: Config, policy: Policy, digest: str, folder: Run, console: Cons
             if episode is not None:
                 folder.log(kind="trial", trial=trial.index, success=trial.success, total_reward=trial.total_reward, length=trial.length)
 
-        pilot = PolicyPilot(policy, config.chunk, config.seed, source)
         result = evaluate(robot, pilot, task, config.trials, config.seed, config.videos, config.out, digest, on_trial)
     write_atomic(config.out / "evaluation.json", (json.dumps(result.to_dict(), indent=2) + "\n").encode())
     folder.finish(

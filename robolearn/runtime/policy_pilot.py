@@ -5,14 +5,20 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain
+from typing import cast
 
 import numpy as np
 import torch
 
 from hardware.types import Command, Observation, Source
-from robolearn.core.types import Policy
+from robolearn.core.types import Obs, Policy
 from robolearn.data.tensors import observation_window
+from robolearn.models.precision import Precision, autocast, halve, has_bfloat16
+from robolearn.policies.chunk import ChunkPolicy
 from robolearn.runtime.chunk import ChunkRunner
+from robolearn.runtime.past import PastRecord
 
 
 class PolicyPilot:
@@ -20,16 +26,43 @@ class PolicyPilot:
 
     Observations pass through the transform that made the training batches (robolearn.data.windows).
     seed: of the policy's own noise. source: what the rows of the episode are marked with.
+    ensemble: ask at every step instead and average what the answers say about now (see ChunkRunner). prefix: ask that many actions
+    before the last answer runs out and tell the policy which they are, as where its answers come late.
+    goal: what is wanted, an observation of one time step, B = 1. target: the rewards wanted of an episode, for a policy that looks at
+    what was earned (None: its own `target`, if it has one, else 0). precision: of the answers; bfloat16 keeps the policy's weights so.
     """
 
-    def __init__(self, policy: Policy, chunk: int = 8, seed: int = 0, source: Source = Source.POLICY) -> None:
-        if chunk > policy.horizon:
-            raise ValueError(f"chunk: {chunk} actions per inference; the policy predicts {policy.horizon}")
+    def __init__(
+        self,
+        policy: Policy,
+        chunk: int = 8,
+        seed: int = 0,
+        source: Source = Source.POLICY,
+        *,
+        ensemble: float | None = None,
+        prefix: int = 0,
+        goal: Obs | None = None,
+        target: float | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        if ensemble is None and chunk + prefix > policy.horizon:
+            after = f" after a prefix of {prefix}" if prefix else ""
+            raise ValueError(f"chunk: {chunk} actions per inference{after}; the policy predicts {policy.horizon}")
+        if prefix > (most := getattr(policy, "prefix", 0)):
+            raise ValueError(f"prefix: {prefix} actions; {type(policy).__name__} was trained for at most {most}")
         self.policy = policy.eval()
         self.source = source
-        self._runner = ChunkRunner(chunk)
-        self._device = next((p.device for p in policy.parameters()), torch.device("cpu"))
+        self._runner = ChunkRunner(chunk, prefix, ensemble)
+        self._device = next((t.device for t in chain(policy.parameters(), policy.buffers())), torch.device("cpu"))
         self._history: deque[Observation] = deque(maxlen=policy.history)
+        self._half = precision == "bfloat16" or (precision == "auto" and has_bfloat16(self._device))
+        if self._half:
+            halve(policy)
+        self._goal = None if goal is None else goal.to(self._device)
+        self._past: PastRecord | None = None
+        if getattr(policy, "sees_past", False):
+            wanted = target if target is not None else getattr(policy, "target", 0.0)
+            self._past = PastRecord(policy.history, policy.spec.action.dim, wanted)
         self.seed(seed)
 
     def seed(self, seed: int) -> None:
@@ -41,16 +74,32 @@ class PolicyPilot:
     def reset(self) -> None:
         self._history.clear()
         self._runner.reset()
+        if self._past is not None:
+            self._past.reset()
 
     def decide(self, observation: Observation) -> Command:
         self._history.append(observation)
+        if self._past is not None:
+            self._past.begin_row()
         started = time.perf_counter()
         action = self._runner.next(self._plan)
         notes = {"inference_ms": 1e3 * (time.perf_counter() - started), "chunk_position": float(self._runner.position)}
+        if self._past is not None:
+            self._past.took(action)
         thoughts = getattr(self.policy, "notes", {})  # what a planner thought of its plan holds while the plan is executed
         return Command(observation.time, action, self.source, {**thoughts, **notes})
 
-    def _plan(self) -> np.ndarray:
-        obs = observation_window(list(self._history), self.policy.spec, self.policy.history).to(self._device)
-        with torch.no_grad():
+    def feedback(self, executed: np.ndarray, reward: float) -> None:
+        """What the governor made of the last command, (A,), and what it earned. Untold: the command itself, and nothing."""
+        if self._past is not None:
+            self._past.took(executed)
+            self._past.earned(reward)
+
+    def _plan(self, decided: np.ndarray) -> np.ndarray:
+        obs = observation_window(list(self._history), self.policy.spec, self.policy.history)
+        obs = replace(obs, goal=self._goal, past=None if self._past is None else self._past.past()).to(self._device)
+        with torch.no_grad(), autocast(self._device, "bfloat16" if self._half else "float32"):
+            if len(decided):
+                prefix = torch.from_numpy(decided)[None].to(self._device)
+                return cast(ChunkPolicy, self.policy).sample(obs, 1, prefix=prefix)[0, 0].cpu().numpy()
             return self.policy.act(obs)[0].cpu().numpy()

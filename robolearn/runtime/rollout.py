@@ -55,6 +55,9 @@ def rollout(
             executed = robot.send(command)
             seen = robot.observe()
             step = Step(len(steps), observation, command, executed, task.judge(robot, seen))
+            feedback: Callable[[np.ndarray, float], None] | None = getattr(pilot, "feedback", None)  # a pilot that looks back
+            if feedback is not None:
+                feedback(executed, step.outcome.reward)
             if recording is None:
                 steps.append(step)
             else:

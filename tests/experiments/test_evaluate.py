@@ -11,7 +11,7 @@ from hardware import RobotConfig
 from robolearn.core.checkpoint import save_checkpoint
 from robolearn.core.errors import UserError
 from robolearn.experiments.evaluate import Config, check_fits, read_evaluation, run
-from robolearn.policies.bc import BcConfig
+from robolearn.policies.bc import BcConfig, BcPolicy
 
 FAKE = RobotConfig(body="fake", image_size=16)
 
@@ -41,6 +41,16 @@ def test_it_writes_what_it_measured(config, capfd):
     done = json.loads((config.out / "done.json").read_text())
     assert done["success"] == result.rate and tuple(done["interval"]) == result.interval
     assert "95 % interval" in capfd.readouterr().err
+
+
+def test_with_an_ensemble_the_policy_is_asked_at_every_step(config, monkeypatch):
+    asked, act = [], BcPolicy.act
+    monkeypatch.setattr(BcPolicy, "act", lambda policy, obs: asked.append(obs) or act(policy, obs))
+    trial = run(replace(config, ensemble=0.01, trials=1)).per_trial[0]
+    assert len(asked) == trial.length > 4
+    asked.clear()
+    trial = run(replace(config, out=config.out.with_name("plain"), trials=1)).per_trial[0]
+    assert len(asked) == -(-trial.length // 4)
 
 
 def test_finished_it_returns_the_same_at_once(config):
@@ -85,6 +95,8 @@ def test_a_policy_may_look_at_part_of_the_robot(tmp_path):
         ({"robot": RobotConfig(body="fake", rate_hz=20.0)}, r"policy\.pt: made for another robot .*rate_hz: 10\.0 != 20\.0"),
         ({"robot": RobotConfig(body="pusht:state")}, r"made for another robot .*action\.units: \['rad', 'rad'\] != \['px', 'px'\]"),
         ({"chunk": 5}, r"chunk: 5 actions; .*predicts 4: valid 1 to 4"),
+        ({"prefix": 1, "chunk": 3}, r"prefix: 1 actions; BcPolicy was trained for at most 0"),
+        ({"ensemble": float("nan")}, r"ensemble: nan"),
         ({"trials": 0}, "trials: 0 episodes; expected at least 1"),
         ({"threads": 0}, "threads: 0 CPU threads; expected at least 1"),
         ({"device": "abacus"}, "device: 'abacus' is not here .*; valid: cpu, cuda"),
