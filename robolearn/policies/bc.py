@@ -32,7 +32,7 @@ class BcPolicy(ChunkPolicy):
 
     def __init__(self, config: BcConfig, spec: RobotSpec):
         super().__init__(config, spec)
-        self.net = mlp([self.cond_dim, *config.hidden, self.horizon * self.spec.action.dim], dropout=config.dropout)
+        self.net = mlp([self.cond_dim, *config.hidden, self.horizon * self.action_dim], dropout=config.dropout)
         self.error = {"l1": F.l1_loss, "huber": F.smooth_l1_loss, "mse": F.mse_loss}[config.error]
 
     def errors(self, cond: Float[Tensor, "B T C"], action: Float[Tensor, "B H A"]) -> Float[Tensor, "B H"]:
@@ -42,7 +42,8 @@ class BcPolicy(ChunkPolicy):
         self, cond: Float[Tensor, "B T C"], n: int, generator: torch.Generator, prefix: Tensor | None = None
     ) -> Float[Tensor, "B n H A"]:
         # The data's own range is all it has seen: beyond it, hold the edge, as diffusion's clipping does.
-        return self._predict(cond).clamp(-1, 1).unsqueeze(1).expand(-1, n, -1, -1)
+        chunk = self._predict(cond)
+        return (chunk.clamp(-1, 1) if self.config.units == "range" else chunk).unsqueeze(1).expand(-1, n, -1, -1)
 
     def _predict(self, cond: Tensor) -> Tensor:
         return self.net(cond.flatten(1)).float().unflatten(-1, (self.horizon, -1))

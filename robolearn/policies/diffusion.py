@@ -6,65 +6,68 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from jaxtyping import Float
 from torch import Tensor
 
 from hardware.types import RobotSpec
 from robolearn.core.errors import UserError
-from robolearn.models.unet1d import UNet1d
-from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
+from robolearn.models.schedule import Schedule, apply
+from robolearn.policies.denoising import CLEAN, DenoisingConfig, DenoisingPolicy, Predict, Rung, of_the_rest
 
 
 @dataclass(frozen=True)
-class DiffusionConfig(ChunkConfig):
-    """The denoising network and its schedules."""
+class DiffusionConfig(DenoisingConfig):
+    """The noise levels, and the way back through them."""
 
-    widths: tuple[int, ...] = (64, 128, 256)  # channels of the U-Net's levels; each level after the first halves time
-    kernel: int = 3
-    train_steps: int = 100  # noise levels (DDPM, squared cosine)
-    sample_steps: int = 16  # denoising steps per chunk (DDIM)
-    prediction: Literal["epsilon", "sample"] = "epsilon"  # what the network predicts: the noise, or the clean chunk
+    train_steps: int = 100  # noise levels (squared cosine)
+    sample_steps: int = 16  # denoising steps per chunk
+    sampler: Literal["ddim", "ddpm", "dpm"] = "ddim"  # ddpm: fresh noise at every step; dpm: DPM-Solver++(2M), second order
+    prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"  # of the network: the noise, the clean chunk, or in between
 
     def build(self, spec: RobotSpec) -> DiffusionPolicy:
         return DiffusionPolicy(self, spec)
 
 
-class DiffusionPolicy(ChunkPolicy):
-    """Trained by DDPM (Ho et al., 2020), sampled by DDIM (Song et al., 2021), both from diffusers."""
+class DiffusionPolicy(DenoisingPolicy):
+    """Trained by DDPM (Ho et al., 2020), sampled by DDIM (Song et al., 2021), DDPM or DPM-Solver++ (Lu et al., 2022), from diffusers."""
 
     config: DiffusionConfig  # pyright: ignore[reportIncompatibleVariableOverride] never reassigned
 
     def __init__(self, config: DiffusionConfig, spec: RobotSpec):
         super().__init__(config, spec)
-        if not config.widths or min(config.widths) < 8:
-            raise UserError(f"policy.widths: {config.widths} channels; expected one or more of at least 8")
-        factor = 2 ** (len(config.widths) - 1)
-        if config.horizon % factor:
-            raise UserError(f"policy.horizon: {config.horizon} actions; {len(config.widths)} widths need a multiple of {factor}")
         if not 1 <= config.sample_steps <= config.train_steps:
             raise UserError(f"policy.sample_steps: {config.sample_steps}; expected 1 to train_steps = {config.train_steps}")
-        self.net = UNet1d(self.spec.action.dim, self.cond_dim, config.widths, config.kernel)
-        schedule = {"num_train_timesteps": config.train_steps, "beta_schedule": "squaredcos_cap_v2", "prediction_type": config.prediction}
-        self.prediction = config.prediction
-        self.noising = DDPMScheduler(**schedule)
-        self.denoising = DDIMScheduler(**schedule)
-        self.denoising.set_timesteps(config.sample_steps)
+        self.schedule = Schedule(config.train_steps, config.prediction)
+        try:
+            self.steps = self.schedule.steps(config.sampler, config.sample_steps)
+        except ValueError as error:
+            raise UserError(f"policy.sample_steps: {error}") from error
+        self.register_buffer("times", torch.tensor([step.time for step in self.steps]), persistent=False)
+        self.noises = 1 + sum(step.noise > 0 for step in self.steps)
 
     def errors(self, cond: Float[Tensor, "B T C"], action: Float[Tensor, "B H A"]) -> Float[Tensor, "B H"]:
         noise = torch.randn(action.shape, generator=self.generator).to(action)
-        step = torch.randint(self.noising.config["num_train_timesteps"], (len(action),), generator=self.generator).to(action.device)
-        noisy = self.noising.add_noise(action, noise, step)  # type: ignore[reportArgumentType] a long tensor is what it takes
-        target = noise if self.prediction == "epsilon" else action
-        return (self.net(noisy, step, cond.flatten(1)).float() - target).square().mean(-1)
+        level = torch.randint(self.schedule.levels, (len(action),), generator=self.generator).to(action.device)
+        known = self.told(action)
+        noisy = self.schedule.noising.add_noise(action, noise, level)  # type: ignore[reportArgumentType] a long tensor is what it takes
+        if known is not None:
+            noisy = torch.where(known.unsqueeze(-1), action, noisy)
+        answer = self.net(noisy, level, cond, known).float()
+        return of_the_rest((answer - self._target(action, noise, level)).square().mean(-1), known)
 
-    def draw(
-        self, cond: Float[Tensor, "B T C"], n: int, generator: torch.Generator, prefix: Tensor | None = None
-    ) -> Float[Tensor, "B n H A"]:
-        cond = cond.flatten(1).repeat_interleave(n, dim=0)
-        chunk = torch.randn((len(cond), self.horizon, self.spec.action.dim), generator=generator).to(cond)
-        for step in self.denoising.timesteps.tolist():
-            predicted = self.net(chunk, torch.full((len(cond),), step, device=cond.device), cond)
-            chunk = self.denoising.step(predicted.float(), step, chunk, return_dict=False)[0]
-        return chunk.unflatten(0, (-1, n))
+    def _target(self, action: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        if self.config.prediction == "v_prediction":
+            return self.schedule.noising.get_velocity(action, noise, level)  # type: ignore[reportArgumentType] as above
+        return noise if self.config.prediction == "epsilon" else action
+
+    def solve(self, predict: Predict, noise: Float[Tensor, "N B H A"]) -> Float[Tensor, "B H A"]:
+        chunk, clean, fresh = noise[0], None, iter(noise[1:])
+        for place, step in enumerate(self.steps):
+            chunk, clean = apply(step, chunk, predict(chunk, place), clean, next(fresh) if step.noise else None, self.limit)
+        return chunk
+
+    def ladder(self, rungs: int) -> list[Rung]:
+        if rungs > self.schedule.levels:
+            raise UserError(f"policy.rungs: {rungs}; the teacher knows {self.schedule.levels} noise levels")
+        levels = [step.time for step in self.schedule.steps("ddim", rungs)]
+        return [Rung(level, *self.schedule.amounts(level), *self.schedule.reading(level)) for level in levels] + [CLEAN]

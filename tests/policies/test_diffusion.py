@@ -12,6 +12,7 @@ from robolearn.policies.diffusion import DiffusionConfig
 from robolearn.testing import SPEC, PolicyContract
 
 SMALL = {"widths": (16, 32), "horizon": 8, "sample_steps": 8}
+TOKENS = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0, "horizon": 8}
 CNN = SmallCnnConfig(channels=(8, 8), strides=(2, 2), keypoints=4)
 
 
@@ -31,6 +32,14 @@ class TestPolicyWithFrozenEyes(PolicyContract):
 
 class TestPredictingTheChunkItself(PolicyContract):
     config = DiffusionConfig(**SMALL, prediction="sample", history=1)
+
+
+class TestTransformer(PolicyContract):
+    config = DiffusionConfig(**TOKENS, net="transformer", causal=True, sampler="ddpm", sample_steps=20, prediction="v_prediction")
+
+
+class TestDit(PolicyContract):
+    config = DiffusionConfig(**TOKENS, net="dit", sampler="dpm", sample_steps=6, prefix=2)
 
 
 def test_it_learns_two_ways_where_an_average_would_be_neither():
@@ -60,6 +69,7 @@ def test_it_learns_two_ways_where_an_average_would_be_neither():
         (DiffusionConfig(history=0), "policy.history: 0 observations; expected at least 1"),
         (DiffusionConfig(widths=(0,)), r"policy.widths: \(0,\) channels; expected one or more of at least 8"),
         (DiffusionConfig(sample_steps=200), "sample_steps: 200; expected 1 to train_steps = 100"),
+        (DiffusionConfig(sampler="dpm", sample_steps=100), "sample_steps: 100 steps are more than the sampler dpm finds in 100"),
         (DiffusionConfig(state=("pose",)), "'pose' is not in the data of contract; valid: position, gripper"),
         (DiffusionConfig(encoder=CNN, cameras=("left",)), "'left' is not in the data of contract; valid: front, wrist"),
     ],
@@ -92,3 +102,33 @@ def test_cached_features_and_live_images_give_the_same_actions():
 
 def _row(obs, i):
     return Obs({name: image[i : i + 1] for name, image in obs.images.items()}, obs.state[i : i + 1])
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm"])
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+def test_a_perfect_network_leads_to_the_only_chunk_there_is(sampler, prediction):
+    policy = DiffusionConfig(**SMALL | {"sample_steps": 12}, sampler=sampler, prediction=prediction).build(SPEC)
+    only = torch.linspace(-0.9, 0.9, 24).view(1, 8, 3)
+
+    def perfect(chunk, place):
+        signal, amount = policy.schedule.amounts(policy.steps[place].time)
+        noise = (chunk - signal * only) / amount
+        return {"epsilon": noise, "sample": only, "v_prediction": signal * noise - amount * only}[prediction]
+
+    noise = torch.randn(policy.noises, 4, 8, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(policy.solve(perfect, noise), only.expand(4, -1, -1), atol=1e-4)
+
+
+def test_gaussian_units_are_not_clipped_at_one_deviation():
+    policy = DiffusionConfig(**SMALL, units="gaussian", prediction="sample").build(SPEC)
+    far = torch.full((4, 8, 3), 2.5)
+    assert torch.allclose(policy.solve(lambda chunk, place: far, torch.randn(1, 4, 8, 3)), far, atol=1e-5)
+
+
+def test_the_network_looks_at_the_observations_once_per_chunk():
+    contract = TestStatePolicy()
+    policy, looks = contract.build(), []
+    policy.net.cond_mlp.register_forward_hook(lambda *_: looks.append("cond"))
+    policy.net.step_mlp.register_forward_hook(lambda *_: looks.append("step"))
+    policy.sample(contract.batch(2).obs, 5)
+    assert sorted(looks) == ["cond", "step"]
