@@ -22,9 +22,12 @@ VERBS = {
     "inspect": "check a store and show what it holds",
     "edit": "make a new store of what is wanted of others",
     "export": "write a store in another project's format",
+    "pretrain": "teach an encoder on a store's own images, without labels",
+    "embed": "compute a frozen encoder's features once, into the store's cache",
     "train": "learn a policy from a store",
     "evaluate": "measure a policy's success rate, with an interval and videos",
     "finetune": "improve a policy online, safely, with a world model and a planner",
+    "compare": "set trainings side by side, with a test of their success rates",
     "report": "write one HTML file about a pipeline's runs",
     "demo": "all of it, end to end, in a simulator",
 }
@@ -80,7 +83,7 @@ def parse(verb: str, cls: type, words: Sequence[str], default_file: Path | None 
     file = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else default_file
     if file is not None:
         if file.is_dir() or (not file.exists() and file.suffix not in (".yaml", ".yml")):
-            field = next((name for name in ("path", "data", "checkpoint") if name in cls.__dataclass_fields__), "out")
+            field = next((name for name in ("path", "data", "checkpoint", "runs") if name in cls.__dataclass_fields__), "out")
             raise UserError(
                 f"{file}: the bare argument is a config in YAML; what a verb reads goes behind an option, such as --{field} {file}"
             )

@@ -16,7 +16,7 @@ import pytest
 from robolearn import cli
 from robolearn.core.errors import UserError
 
-VERBS = ["teleop", "ingest", "inspect", "edit", "export", "train", "evaluate", "finetune", "report", "demo"]
+VERBS = ["teleop", "ingest", "inspect", "edit", "export", "pretrain", "embed", "train", "evaluate", "finetune", "compare", "report", "demo"]
 
 
 @dataclass(frozen=True)

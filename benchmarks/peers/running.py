@@ -34,8 +34,8 @@ class Entry:
 class Running:
     """A contestant's process. first: called in it before anything else. ChildProcessError: it died; the message has its last words."""
 
-    def __init__(self, entry: Entry, data: Path, *more: str, first: Callable[[], Any] | None = None) -> None:
-        self._log = data / f"{entry.script}-{entry.variant}.log"
+    def __init__(self, entry: Entry, data: Path, *more: str, first: Callable[[], Any] | None = None, name: str = "") -> None:
+        self._log = data / f"{name or f'{entry.script}-{entry.variant}'}.log"
         source = filter(None, [os.environ.get(entry.needs or ""), os.environ.get("PYTHONPATH")])
         interpreter = sys.executable if entry.python is None else os.environ[entry.python]
         self._command = [interpreter, str(Path(__file__).with_name(f"{entry.script}.py")), "--data", str(data), "--variant", entry.variant]

@@ -17,8 +17,8 @@ from robolearn.data.store import EpisodeStore
 from robolearn.experiments import finetune, teleop, train
 from robolearn.learners.imitation import ImitationConfig
 from robolearn.learners.latent_mpc import LatentMpcConfig
+from robolearn.learners.pretraining.keypoints import PretrainConfig
 from robolearn.models.encoders.cnn import SmallCnnConfig
-from robolearn.models.encoders.selfsupervised import PretrainConfig
 from robolearn.planning.mppi import MppiConfig, Planner
 from robolearn.policies.bc import BcConfig
 from robolearn.policies.diffusion import DiffusionConfig

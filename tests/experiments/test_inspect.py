@@ -114,8 +114,12 @@ def test_every_frame_is_read_once(store, monkeypatch):
         return read(self, index, *span)
 
     monkeypatch.setattr(EpisodeStore, "read", counted)
-    monkeypatch.setattr(EpisodeStore, "frames", None)
-    monkeypatch.setattr(EpisodeStore, "hold_frames", None)
+
+    def refused(self, *_):
+        raise AssertionError("read a second time")
+
+    monkeypatch.setattr(EpisodeStore, "frames", refused)
+    monkeypatch.setattr(EpisodeStore, "hold_frames", refused)
     run(Config(path=store, against=store, reference=store))
     assert asked == [(0,), (1,), (2,)]
 
