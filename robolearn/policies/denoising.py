@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -57,6 +58,7 @@ class DenoisingPolicy(ChunkPolicy):
     """
 
     config: DenoisingConfig  # pyright: ignore[reportIncompatibleVariableOverride] never reassigned
+    limit: Tensor  # (A',) of normalised actions: none of the data's lies further out
     times: Tensor  # (S,) what the network is told of the noise, at each place it is asked on the way
     noises = 1  # draws of noise that a chunk takes
 
@@ -66,8 +68,14 @@ class DenoisingPolicy(ChunkPolicy):
         if config.prefix >= config.horizon:
             raise UserError(f"policy.prefix: {config.prefix} actions; expected less than the horizon of {config.horizon}")
         self.prefix = config.prefix
-        self.limit = 1.0 if config.units == "range" else float("inf")  # no action of the data lies further out
+        self.register_buffer("limit", torch.ones(self.action_dim))
         self.net = self.build_net()
+
+    def fit_normalizers(self, state: np.ndarray, action: np.ndarray, features: np.ndarray | None = None) -> None:
+        super().fit_normalizers(state, action, features)
+        if self.config.units == "gaussian":
+            rows = torch.as_tensor(self.space.rows(action, state), device=self.limit.device)
+            self.limit.copy_(self.action_norm.normalize(rows).abs().amax(0))
 
     def build_net(self) -> UNet1d | Transformer1d | Dit1d:
         """The network of the config. UserError: its sizes do not fit."""

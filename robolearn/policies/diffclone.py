@@ -46,16 +46,13 @@ class DiffClonePolicy(DiffusionPolicy):
     how the state changed between the two must be readable."""
 
     config: DiffCloneConfig  # pyright: ignore[reportIncompatibleVariableOverride] never reassigned
-    limit: Tensor  # pyright: ignore[reportIncompatibleVariableOverride] one for each number of an action
     reach: Tensor
 
     def __init__(self, config: DiffCloneConfig, spec: RobotSpec):
         super().__init__(config, spec)
         require_at_least("policy.transition", config.transition, 0, "of the denoising error")
         require_at_least("policy.head", config.head, 1, "numbers")
-        del self.limit  # one deviation, or none at all: neither is how far the data's actions go
         self.register_buffer("reach", torch.zeros(2, self.action_dim))  # least and greatest normalised action of the data
-        self.register_buffer("limit", torch.ones(self.action_dim))
         self.sees_future = config.transition > 0
         if config.transition > 0:
             if self.encoder is None or self.feature_norm is None:
@@ -71,7 +68,6 @@ class DiffClonePolicy(DiffusionPolicy):
         super().fit_normalizers(state, action, features)
         rows = self.action_norm.normalize(torch.as_tensor(self.space.rows(action, state), device=self.reach.device))
         self.reach.copy_(torch.stack([rows.amin(0), rows.amax(0)]))
-        self.limit.copy_(self.reach.abs().amax(0))
 
     def visual(self, features: Float[Tensor, "B T E"]) -> Float[Tensor, "B T E"]:
         features = super().visual(features)

@@ -1,11 +1,15 @@
 """What diffusion and flow share: the networks' sizes, and actions known beforehand."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from robolearn.core.config import load_config
 from robolearn.core.errors import UserError
+from robolearn.experiments.train import Config
+from robolearn.policies.consistency import ConsistencyConfig
 from robolearn.policies.denoising import DenoisingConfig, of_the_rest
 from robolearn.policies.diffusion import DiffusionConfig
 from robolearn.policies.flow import FlowConfig
@@ -95,3 +99,9 @@ def test_a_config_that_cannot_be_built_says_why_in_one_line(kind: type[Denoising
     with pytest.raises(UserError, match=message) as error:
         kind(**options).build(SPEC)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("flow", FlowConfig), ("dit", DiffusionConfig), ("consistency", ConsistencyConfig)])
+def test_the_configs_are_valid(name, kind):
+    policy = load_config(Path(f"configs/train/pusht_state_{name}.yaml"), Config).policy
+    assert type(policy) is kind and sum(p.numel() for p in policy.build(SPEC).net.parameters()) > 1e6

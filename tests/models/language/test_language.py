@@ -178,5 +178,5 @@ def test_what_is_no_text_encoder_is_one_line(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"pip install robolearn\[language\]"):
         TransformerConfig(weights=str(folder(bert))).build()
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(UserError):
         LanguageConfig().build()
