@@ -8,8 +8,8 @@
 
 Settings are configs/train/TASK_POLICY.yaml, in the full grid configs/train/full_POLICY.yaml. Start i of an evaluation is drawn from
 [100000, i]; settings were chosen on starts of [500000, i] and training seeds from 100 on, never on these. The last weights are flown: no
-checkpoint was selected. Finished parts are found again. The full grid reads DATA/{lift,can,square}.zarr, made by `robolearn ingest`
-from robomimic's proficient-human image datasets.
+checkpoint was selected. Finished parts are found again. The full grid reads DATA/{lift,can,square}.zarr, recorded with `robolearn teleop`:
+what it flies takes the actions of these bodies.
 """
 
 from __future__ import annotations

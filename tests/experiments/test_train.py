@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from robolearn.data.tensors import to_batch
 from robolearn.data.windows import Windows
 from robolearn.experiments import train
 from robolearn.experiments.train import Config, run
+from robolearn.experiments.train_config import check
 from robolearn.learners.imitation import ImitationConfig
 from robolearn.learners.pretraining.keypoints import PretrainConfig
 from robolearn.models.encoders.cnn import SmallCnnConfig
@@ -140,10 +142,11 @@ def test_policy_bc_is_one_word_away(config, data):
     assert isinstance(header.config, BcConfig) and header.config.hidden == (8,) and header.config.horizon == 2
 
 
-@pytest.mark.parametrize("name", ["pusht_state_diffusion", "pusht_image_diffusion", "lift_diffusion", "lift_bc"])
-def test_the_configs_are_valid(name):
-    config = parse("train", Config, [f"configs/train/{name}.yaml", "--seed", "3"])
-    assert config.seed == 3 and type(config.policy) is (BcConfig if "bc" in name else DiffusionConfig)
+@pytest.mark.parametrize("file", sorted(Path("configs/train").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_configs_are_valid(file):
+    config = parse("train", Config, [str(file), "--seed", "3"])
+    check(config)
+    assert config.seed == 3 and type(config.policy).__module__.startswith("robolearn.policies.")
 
 
 def test_an_interrupted_training_resumes_and_ends_where_a_whole_one_does(config, tmp_path, monkeypatch):
