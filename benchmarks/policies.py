@@ -35,6 +35,7 @@ from robolearn.data.episode import Episode
 from robolearn.evaluation.evaluate import Trial, evaluate
 from robolearn.evaluation.statistics import mean_interval, success_interval
 from robolearn.experiments import train
+from robolearn.experiments.goals import goal_obs
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.tasks import task_for
 
@@ -116,14 +117,14 @@ def measure(config: Config, name: str, policy: str, seed: int) -> dict[str, Any]
     trials = config.trials or task.trials
     result = out / f"flown_{config.evaluation_seed}_{trials}_{config.chunk}.json"
     if not result.exists():
-        write_atomic(result, json.dumps(fly(out / "policy.pt", task.body, trials, config)).encode())
+        write_atomic(result, json.dumps(fly(out / "policy.pt", task.body, trials, config, f"{config.data / task.store}#0")).encode())
     done = json.loads((out / "done.json").read_text())
     facts = {key: done[key] for key in ("steps", "train_seconds", "stages", "parameters", "trainable", "device", "cpus", "commit")}
     return {"task": name, "policy": policy, "seed": seed, **facts, **json.loads(result.read_text())}
 
 
-def fly(checkpoint: Path, body: str, trials: int, config: Config) -> dict[str, Any]:
-    """Each trial's success, best reward (Push-T: coverage) and milliseconds of inference."""
+def fly(checkpoint: Path, body: str, trials: int, config: Config, goal: str = "") -> dict[str, Any]:
+    """Each trial's success, best reward (Push-T: coverage) and milliseconds of inference. goal: STORE#EPISODE."""
     found: list[Trial] = []
     coverage: list[float] = []
     policy = load_policy(checkpoint, device="cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
@@ -137,7 +138,7 @@ def fly(checkpoint: Path, body: str, trials: int, config: Config) -> dict[str, A
         sys.stderr.write(f"\r{body}: {len(found)} of {trials} episodes, {sum(t.success for t in found)} successes")
 
     with robot:
-        pilot = PolicyPilot(policy, min(config.chunk, policy.horizon))
+        pilot = PolicyPilot(policy, min(config.chunk, policy.horizon), goal=goal_obs(goal, policy))
         evaluate(robot, pilot, task_for(body), trials, config.evaluation_seed, on_episode=note)
     sys.stderr.write("\n")
     trial_facts = [{k: v for k, v in asdict(t).items() if k in ("success", "length", "max_reward", "inference_ms")} for t in found]

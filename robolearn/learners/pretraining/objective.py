@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from robolearn.core.errors import UserError
 from robolearn.core.types import Metrics, apply, logged
 from robolearn.models.encoders.base import CameraEncoder
 
@@ -55,7 +56,7 @@ class ObjectiveConfig:
 
     def build(self, encoder: CameraEncoder, images: Mapping[str, np.ndarray], action: np.ndarray) -> Objective:
         """images: some frames of each camera, uint8 (N, H, W, 3); action: all actions (N, A). For what must be known beforehand."""
-        raise NotImplementedError(f"{type(self).__name__}: pick an objective by its type")
+        raise UserError(f"objective.type: {type(self).__name__} is what all share; pick an objective by its type")
 
 
 class Objective(nn.Module):
