@@ -21,7 +21,7 @@ VERBS = {
     "ingest": "bring foreign logs into a store",
     "inspect": "check a store and show what it holds",
     "edit": "make a new store of what is wanted of others",
-    "export": "write a store in another project's format",
+    "export": "write a store in another project's format, or a policy as a program",
     "pretrain": "teach an encoder on a store's own images, without labels",
     "embed": "compute a frozen encoder's features once, into the store's cache",
     "train": "learn a policy from a store",

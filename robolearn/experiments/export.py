@@ -1,4 +1,4 @@
-"""Write a store in another project's format: all of it or nothing."""
+"""Write a store in another project's format, or a policy as a program: all of it or nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from hardware.types import RobotSpec
-from robolearn.core.errors import UserError
+from robolearn.core.errors import UserError, require_at_least
 from robolearn.data.episode import Episode
 from robolearn.data.formats import write
 from robolearn.data.store import EpisodeStore
+from robolearn.experiments import programs
 from robolearn.experiments.building import progress
 
 LEFT_OUT = {  # what does not come back
@@ -25,25 +26,33 @@ LEFT_OUT = {  # what does not come back
 
 @dataclass(frozen=True)
 class Config:
-    """Convert a store into another project's dataset."""
+    """Convert a store into another project's dataset, or a policy into a program that runs without robolearn."""
 
     path: str
-    """The store; a folder, or a URL (s3://, gs://, http://)."""
+    """The store; a folder, or a URL (s3://, gs://, http://). Or a policy.pt."""
     format: str
-    """lerobot_v3, lerobot_v2, robomimic_hdf5 or diffusion_policy_zarr."""
+    """Of a store: lerobot_v3, lerobot_v2, robomimic_hdf5 or diffusion_policy_zarr; of a policy: torch_export or onnx."""
     out: Path
     """The file or folder to make. It must not exist: it may hold what is no store, and nothing here replaces that."""
+    batch: int = 1
+    """Of a policy: observations that the program answers at once; part of the file."""
     seed: int = 0
-    """Taken as by every verb; writing draws nothing at random."""
+    """Of the observations on which a program is compared with its policy."""
 
 
 def run(config: Config) -> None:
     """Build in a folder beside `out`, rename at the end. An error or an interruption leaves nothing; the next run tidies after a kill."""
+    if config.format in programs.FORMATS:
+        require_at_least("batch", config.batch, 1, "observations")
+        _refuse_to_replace(config.out)
+        Console(stderr=True).print(
+            programs.export_policy(Path(config.path), config.format, config.out, config.batch, config.seed), soft_wrap=True
+        )
+        return
     store = EpisodeStore.open(config.path)
     if not len(store):
         raise UserError(f"{config.path}: holds no episode yet")
-    if config.out.exists():
-        raise UserError(f"{config.out}: exists already; choose another --out, or remove it")
+    _refuse_to_replace(config.out)
     beside = config.out.with_name(f".{config.out.name}.partial")
     building = beside / config.out.name  # under its own name, which some formats write down
     shutil.rmtree(beside, ignore_errors=True)
@@ -61,6 +70,11 @@ def run(config: Config) -> None:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     console.print(f"{config.out}: {len(store)} episodes, {store.rows} rows, {config.format}", soft_wrap=True)
+
+
+def _refuse_to_replace(out: Path) -> None:
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another --out, or remove it")
 
 
 class _Watched:

@@ -51,7 +51,10 @@ class Memory(nn.Module):
         if not self.size:
             raise RuntimeError("memory: nothing is kept; train the policy first")
         # Not by matrix products: what equals its query would come out up to 1e-3 away.
-        distance = torch.cdist(query.float(), self["key"], compute_mode="donot_use_mm_for_euclid_dist")
+        if torch.compiler.is_exporting():  # ONNX has no such cdist
+            distance = torch.linalg.vector_norm(query.float().unsqueeze(1) - self["key"], dim=-1)
+        else:
+            distance = torch.cdist(query.float(), self["key"], compute_mode="donot_use_mm_for_euclid_dist")
         distance = distance.masked_fill(distance < least, torch.inf)
         if among is not None:
             distance = distance.masked_fill(~among, torch.inf)

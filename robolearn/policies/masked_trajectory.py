@@ -15,6 +15,7 @@ from robolearn.core.types import Batch, Metrics, Obs, logged
 from robolearn.models.returns import Returns
 from robolearn.models.trajectory_masks import NAMES, Mask, TrajectoryMasks
 from robolearn.models.trajectory_transformer import MaskedTrajectory
+from robolearn.models.weighted import weighted_mean
 from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
 
 Parts = dict[str, Tensor]  # kind of token -> its value at each step, (B, J, size)
@@ -80,7 +81,7 @@ class MaskedTrajectoryPolicy(ChunkPolicy):
         losses = {}
         for k, (kind, part) in enumerate(parts.items()):
             error = (completed[k] - part).square().mean(-1)
-            losses[kind] = (error * hidden[..., k]).sum() / hidden[..., k].sum().clamp(min=1e-6)
+            losses[kind] = weighted_mean(error, hidden[..., k])
         loss = torch.stack(list(losses.values())).sum()
         return loss, {"loss": logged(loss)} | {f"loss_{kind}": logged(value) for kind, value in losses.items()}
 
@@ -112,8 +113,7 @@ class MaskedTrajectoryPolicy(ChunkPolicy):
             ahead = slice(self.masks.now, self.masks.now + told)
             values[-1], known = values[-1].clone(), known.clone()
             values[-1][:, ahead], known[:, ahead, -1] = prefix, 1.0
-        actions = self.net(values, known.bool(), exists.bool())[-1][:, self.masks.now : -1]
-        actions = actions.clamp(-1, 1) if self.config.units == "range" else actions
+        actions = self.hold(self.net(values, known.bool(), exists.bool())[-1][:, self.masks.now : -1])
         return actions if prefix is None else torch.cat([prefix, actions[:, told:]], dim=1)
 
     def _observed(self, obs: Obs) -> Parts:
@@ -151,7 +151,8 @@ class MaskedTrajectoryPolicy(ChunkPolicy):
             last = torch.where(told[:, None, None], value, parts[kind][:, -1:])
             parts[kind] = torch.cat([parts[kind][:, :-1], last], dim=1)
         shows = torch.tensor([kind in wanted for kind in self.dims], device=told.device)
-        last = torch.where(told[:, None, None], shows, exists[:, -1:])
+        told = told[:, None, None]  # and not torch.where, which onnxruntime lacks for booleans
+        last = (told & shows) | (~told & exists[:, -1:])
         return parts, torch.cat([exists[:, :-1], last], dim=1)
 
 

@@ -65,10 +65,11 @@ class ReplayPolicy(NearestPolicy):
 
     def _follow(self, cond: Tensor, n: int, least: float = 0.0) -> Float[Tensor, "B n H A"]:
         counts = self.memory["counts"] > 0
-        rows = self.memory.nearest(self.key(cond), min(n, int(counts.sum())), least, counts)[1]
+        most = 1 if n == 1 else min(n, int(counts.sum()))  # asked of a GPU, and of a program that is exported, only where it matters
+        rows = self.memory.nearest(self.key(cond), most, least, counts)[1]
         rows = rows[:, torch.arange(n) % rows.shape[1]].unsqueeze(-1)
         ahead = torch.arange(self.horizon, device=rows.device)
         ahead = torch.minimum(ahead, self.memory["left"][rows].long() - 1).minimum(len(self.memory) - 1 - rows)
-        taught = counts[rows + ahead].cumprod(-1).sum(-1, keepdim=True)  # a demonstration ends before a row that is weighted away
+        taught = ((~counts[rows + ahead]).cumsum(-1) == 0).sum(-1, keepdim=True)  # a demonstration ends before a row that is weighted away
         chunks = self.memory["action"][rows + torch.minimum(ahead, taught - 1)].flatten(0, 1)
         return self.inside(chunks, Obs({}, self.memory["state"][rows].flatten(0, 1))).unflatten(0, (-1, n))
