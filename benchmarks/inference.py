@@ -1,6 +1,6 @@
 """Milliseconds per chunk of actions: our diffusion policy against LeRobot's, the same network size, cameras and sampler steps, in one run.
 
-    python benchmarks/inference.py --out runs/bench_inference                     # three sizes, two precisions: 10 minutes of two cores
+    python benchmarks/inference.py --out runs/bench_inference                     # three sizes, two precisions
     python benchmarks/inference.py --device cuda --rounds 20                      # where there is a GPU
     ROBOLEARN_PEER_LEROBOT: a Python that has lerobot (see benchmarks/data_loading.py); without it ours is measured alone
 

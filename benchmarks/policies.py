@@ -2,7 +2,7 @@
 
     robolearn ingest --path pusht_cchi_v7_replay.zarr --out runs/pusht.zarr       # 206 human demonstrations, see datasets/
     robolearn teleop configs/teleop/lift_scripted.yaml                            # 40 scripted ones: noise, misjudged grasps, failures kept
-    python benchmarks/policies.py --out runs/bench_policies                       # two cores: 19 trainings of at most 20 minutes
+    python benchmarks/policies.py --out runs/bench_policies                       # two cores: 19 trainings of the minutes their configs say
     python benchmarks/policies.py --out runs/bench_policies --only pusht_state/act --seeds 0
     python benchmarks/policies.py --grid full --data runs --out runs/full         # a GPU overnight: Lift, Can, Square, 3 seeds, full sizes
 

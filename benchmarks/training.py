@@ -1,6 +1,6 @@
 """Training steps per second: our diffusion policy against LeRobot's, the same network size, cameras and batch, in one run.
 
-    python benchmarks/training.py --out runs/bench_training                       # 10 minutes of two cores
+    python benchmarks/training.py --out runs/bench_training                       # two sizes, two precisions
     python benchmarks/training.py --device cuda --rounds 20                       # where there is a GPU
     ROBOLEARN_PEER_LEROBOT: a Python that has lerobot (see benchmarks/data_loading.py); without it ours is measured alone
 

@@ -30,6 +30,12 @@ def require_at_least(name: str, value: float, least: float, unit: str) -> None:
         raise UserError(f"{name}: {value} {unit}; expected at least {least}")
 
 
+def require_positive(name: str, value: float, unit: str) -> None:
+    """UserError unless `value` of the field `name` is above 0 [unit]."""
+    if not value > 0:
+        raise UserError(f"{name}: {value} {unit}; expected more than 0")
+
+
 def explain(error: BaseException) -> tuple[str, int] | None:
     """(one line, exit code) for everything that is not a defect of this program; None where a traceback is due."""
     if isinstance(error, UserError | HardwareError):

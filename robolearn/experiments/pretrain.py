@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robolearn.core.checkpoint import load_state, save_state
-from robolearn.core.errors import UserError, require_at_least
+from robolearn.core.errors import UserError, require_at_least, require_positive
 from robolearn.core.interrupt import deferred_interrupt
 from robolearn.core.run import Run
 from robolearn.core.types import Metrics
@@ -240,8 +240,8 @@ def _show(result: Mapping[str, Any]) -> None:
 def _check(config: Config) -> None:
     given = {"steps": (config.steps, "updates"), "minutes": (config.minutes, "min")}
     for name, (value, unit) in given.items():
-        if value is not None and not value > 0:
-            raise UserError(f"{name}: {value} {unit}; expected more than 0")
+        if value is not None:
+            require_positive(name, value, unit)
     require_at_least("batch_size", config.batch_size, 2, "clips")
     require_at_least("probe_rows", config.probe_rows, 0, "rows")
     require_at_least("cache_mb", config.cache_mb, 0, "MB")

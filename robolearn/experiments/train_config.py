@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from robolearn.core.errors import UserError, require_at_least
+from robolearn.core.errors import UserError, require_at_least, require_positive
 from robolearn.experiments.reading import ReadingConfig
 from robolearn.experiments.selection import SelectionConfig
+from robolearn.experiments.vision import device_named
 from robolearn.learners.imitation import ImitationConfig
 from robolearn.learners.pretraining.keypoints import PretrainConfig
 from robolearn.policies.chunk import ChunkConfig
@@ -69,8 +68,8 @@ def check(config: Config) -> None:
         ("batch_size", config.batch_size, "rows"),
         ("minutes", config.minutes, "min"),
     ):
-        if value is not None and not value > 0:
-            raise UserError(f"{name}: {value} {unit}; expected more than 0")
+        if value is not None:
+            require_positive(name, value, unit)
     require_at_least("pretrain.steps", config.pretrain.steps, 3, "updates")
     require_at_least("pretrain.batch_size", config.pretrain.batch_size, 1, "images")
     require_at_least("pretrain.max_frames", config.pretrain.max_frames, 1, "frames")
@@ -81,7 +80,4 @@ def check(config: Config) -> None:
     if not 0 <= config.validation < 1:
         raise UserError(f"validation: {config.validation} of the episodes; expected 0 to below 1")
     if config.device != "auto":
-        try:
-            torch.empty(0, device=config.device)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device: '{config.device}' is not here ({str(error).splitlines()[0]}); valid: auto, cpu, cuda") from error
+        device_named(config.device)

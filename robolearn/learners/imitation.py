@@ -16,6 +16,7 @@ from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.types import Batch, Metrics, Policy, apply, logged
 from robolearn.learners.forward import Forward, replicated
 from robolearn.learners.ranks import Ranks
+from robolearn.learners.rate import cosine, warmed
 from robolearn.learners.sharding import load_whole, load_whole_optimizer, shard, whole
 from robolearn.models.ema import ema
 from robolearn.models.precision import Precision, autocast
@@ -166,6 +167,5 @@ class Imitation:
             self.noise = state["noise"][self.ranks.rank]
 
     def _lr(self) -> float:
-        warm = min(1.0, (self.steps + 1) / max(self.config.warmup, 1))
-        cosine = 0.5 * (1 + math.cos(math.pi * min(self.progress, 1.0))) if self.config.schedule == "cosine" else 1.0
-        return self.config.lr * warm * cosine
+        fall = cosine(self.progress) if self.config.schedule == "cosine" else 1.0
+        return self.config.lr * warmed(self.steps, self.config.warmup) * fall

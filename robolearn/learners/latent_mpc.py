@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robolearn.core.types import Batch, Metrics, Obs
 from robolearn.learners.imitation import Imitation
+from robolearn.models.weighted import weighted_mean
 from robolearn.worldmodels.latent import LatentWorldModel, bernoulli_loss, expectile_loss
 
 
@@ -95,7 +96,7 @@ class LatentMpc:
             "v": (config.value_weight, expectile_loss(error, config.expectile), real),
         }
         rho = config.rho ** torch.arange(steps, device=action.device)
-        means = {name: _mean(values.view(shape), rho * mask) for name, (_, values, mask) in terms.items()}
+        means = {name: weighted_mean(values.view(shape), rho * mask) for name, (_, values, mask) in terms.items()}
         loss = sum((terms[name][0] * mean for name, mean in means.items()), latents.new_zeros(()))
         self._track_value_range(value[:, 0])
         return loss, {f"model_{name}": float(mean.detach()) for name, mean in means.items()}
@@ -186,8 +187,3 @@ def _sequence(batch: Batch, history: int, steps: int) -> Obs:
     join = lambda a, b: torch.cat([a[:, -history:], b[:, :steps]], 1)  # noqa: E731
     has_features = now.features is not None and then.features is not None  # a robot without cameras has none
     return Obs({}, join(now.state, then.state), join(now.features, then.features) if has_features else None)
-
-
-def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Mean of `values` where `weight` is not 0; 0 where it is 0 everywhere."""
-    return (values * weight).sum() / weight.sum().clamp(min=1e-6)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from robolearn.core.errors import UserError
 
-_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))  # brightness, and the plane of colours
+# RGB -> YIQ (NTSC): the first is the grey value; turning the other two shifts the hue and leaves it alone.
+YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _PATTERN = 8  # random colours along each side of a pattern, smooth in between
 
 
@@ -107,18 +108,22 @@ def _color(video: Tensor, most: float, generator: torch.Generator | None) -> Ten
     """Brightness, contrast, saturation and hue are together one 3 x 3 matrix and an offset for each sample."""
     draw = torch.empty(4, len(video)).uniform_(-most, most, generator=generator)
     bright, contrast, saturation, turn = 1 + draw[0], 1 + draw[1], 1 + draw[2], draw[3] * (2 * math.pi / 4)
-    plane = torch.zeros(len(video), 3, 3)
-    plane[:, 0, 0] = 1
-    plane[:, 1, 1] = plane[:, 2, 2] = saturation * turn.cos()
-    plane[:, 2, 1] = saturation * turn.sin()
-    plane[:, 1, 2] = -plane[:, 2, 1]
-    yiq = torch.tensor(_YIQ)
-    matrix = torch.linalg.inv(yiq) @ plane @ yiq * (bright * contrast)[:, None, None]
-    grey = torch.einsum("nc,c->n", video.mean((1, 3, 4)), yiq[0].to(video))
+    matrix = color_matrix(bright * contrast, saturation, turn)
+    grey = torch.einsum("nc,c->n", video.mean((1, 3, 4)), YIQ[0].to(video))
     offset = ((1 - contrast) * bright).to(video) * grey
     steps = video.shape[1]
     matrix, offset = matrix.to(video).repeat_interleave(steps, 0), offset.repeat_interleave(steps)[:, None, None]
     return torch.baddbmm(offset, matrix, video.flatten(0, 1).flatten(2)).view(video.shape)
+
+
+def color_matrix(gain: Float[Tensor, " N"], saturation: Float[Tensor, " N"], turn: Float[Tensor, " N"]) -> Float[Tensor, "N 3 3"]:
+    """What multiplies RGB by `gain`, its colourfulness by `saturation`, and turns its hue by `turn` [rad]."""
+    plane = torch.zeros(len(gain), 3, 3)
+    plane[:, 0, 0] = 1
+    plane[:, 1, 1] = plane[:, 2, 2] = saturation * turn.cos()
+    plane[:, 2, 1] = saturation * turn.sin()
+    plane[:, 1, 2] = -plane[:, 2, 1]
+    return torch.linalg.inv(YIQ) @ plane @ YIQ * gain[:, None, None]
 
 
 def _overlay(video: Tensor, most: float, generator: torch.Generator | None) -> Tensor:

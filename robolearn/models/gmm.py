@@ -7,6 +7,7 @@ network computed in: a likelihood of small deviations is a difference of large n
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 ErrorKind = Literal["l1", "huber", "mse"]
+ERRORS: dict[ErrorKind, Callable[..., Tensor]] = {"l1": F.l1_loss, "huber": F.smooth_l1_loss, "mse": F.mse_loss}
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,7 @@ class PointHead:
 
     def error(self, out: Float[Tensor, "*B P"], chunk: Float[Tensor, "*B H A"], real: Bool[Tensor, "*B H"]) -> Float[Tensor, "*B"]:
         """Summed over the chunk's real actions, mean over their elements."""
-        error = {"l1": F.l1_loss, "huber": F.smooth_l1_loss, "mse": F.mse_loss}[self.error_kind]
-        return (error(self._chunk(out), chunk, reduction="none").mean(-1) * real).sum(-1)
+        return (ERRORS[self.error_kind](self._chunk(out), chunk, reduction="none").mean(-1) * real).sum(-1)
 
     def draw(self, out: Float[Tensor, "B P"], n: int, generator: torch.Generator) -> Float[Tensor, "B n H A"]:
         chunk = self._chunk(out)

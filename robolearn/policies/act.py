@@ -12,6 +12,7 @@ from hardware.types import RobotSpec
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.types import Batch, Metrics, logged
 from robolearn.models.act_transformer import ChunkDecoder, ChunkPosterior, Widths
+from robolearn.models.weighted import weighted_mean
 from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
 
 
@@ -59,8 +60,7 @@ class ActPolicy(ChunkPolicy):
         """As every chunk policy's; with mask_pad the posterior does not look at padded actions either."""
         pad = batch.pad if self.config.mask_pad else torch.zeros_like(batch.pad)
         errors = self.errors(self.condition(batch.obs), self.inside(batch.action, batch.obs), pad)
-        weight = self.counts(batch)
-        loss = (errors * weight).sum() / weight.sum().clamp(min=1e-6)
+        loss = weighted_mean(errors, self.counts(batch))
         return loss, {"loss": logged(loss)}
 
     def errors(
@@ -81,7 +81,7 @@ class ActPolicy(ChunkPolicy):
         latent[:, 1:] = torch.randn((len(cond), n - 1, self.config.latent), generator=generator)
         state, image = self._tokens(cond.repeat_interleave(n, dim=0))
         chunk = self.net(state, image, latent.flatten(0, 1).to(cond)).unflatten(0, (-1, n))
-        return chunk.clamp(-1, 1) if self.config.units == "range" else chunk  # the data's own range is all it has seen
+        return self.hold(chunk)
 
     def _tokens(self, cond: Tensor) -> tuple[Float[Tensor, "B T S"], Float[Tensor, "B T N E"]]:
         """The condition, taken apart: numbers (the state, and a goal that is no picture) and pictures."""

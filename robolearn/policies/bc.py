@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from hardware.types import RobotSpec
+from robolearn.models.gmm import ERRORS, ErrorKind
 from robolearn.models.mlp import mlp
 from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
 
@@ -21,7 +20,7 @@ class BcConfig(ChunkConfig):
 
     hidden: tuple[int, ...] = (512, 512)
     dropout: float = 0.1
-    error: Literal["l1", "huber", "mse"] = "l1"  # l1 (Zhao et al., RSS 2023): the median of what people did, not a mean nobody did
+    error: ErrorKind = "l1"  # l1 (Zhao et al., RSS 2023): the median of what people did, not a mean nobody did
 
     def build(self, spec: RobotSpec) -> BcPolicy:
         return BcPolicy(self, spec)
@@ -33,7 +32,7 @@ class BcPolicy(ChunkPolicy):
     def __init__(self, config: BcConfig, spec: RobotSpec):
         super().__init__(config, spec)
         self.net = mlp([self.cond_dim, *config.hidden, self.horizon * self.action_dim], dropout=config.dropout)
-        self.error = {"l1": F.l1_loss, "huber": F.smooth_l1_loss, "mse": F.mse_loss}[config.error]
+        self.error = ERRORS[config.error]
 
     def errors(self, cond: Float[Tensor, "B T C"], action: Float[Tensor, "B H A"]) -> Float[Tensor, "B H"]:
         return self.error(self._predict(cond), action, reduction="none").mean(-1)
@@ -41,9 +40,7 @@ class BcPolicy(ChunkPolicy):
     def draw(
         self, cond: Float[Tensor, "B T C"], n: int, generator: torch.Generator, prefix: Tensor | None = None
     ) -> Float[Tensor, "B n H A"]:
-        # The data's own range is all it has seen: beyond it, hold the edge, as diffusion's clipping does.
-        chunk = self._predict(cond)
-        return (chunk.clamp(-1, 1) if self.config.units == "range" else chunk).unsqueeze(1).expand(-1, n, -1, -1)
+        return self.hold(self._predict(cond)).unsqueeze(1).expand(-1, n, -1, -1)
 
     def _predict(self, cond: Tensor) -> Tensor:
         return self.net(cond.flatten(1)).float().unflatten(-1, (self.horizon, -1))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from hardware.types import RobotSpec
 from robolearn.core.errors import require_at_least
 from robolearn.models.gmm import ErrorKind
+from robolearn.policies._every_step import EveryStepPolicy
 from robolearn.policies.chunk import ChunkConfig
-from robolearn.policies.every_step import EveryStepPolicy
 
 
 @dataclass(frozen=True)

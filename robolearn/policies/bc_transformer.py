@@ -11,8 +11,8 @@ from hardware.types import RobotSpec
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.models.causal import CausalTransformer
 from robolearn.models.gmm import ErrorKind
+from robolearn.policies._every_step import EveryStepPolicy
 from robolearn.policies.chunk import ChunkConfig
-from robolearn.policies.every_step import EveryStepPolicy
 
 
 @dataclass(frozen=True)

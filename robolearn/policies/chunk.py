@@ -18,7 +18,8 @@ from robolearn.data.windows import restrict
 from robolearn.models.encoders.base import CameraEncoder, EncoderConfig
 from robolearn.models.language.base import LanguageConfig
 from robolearn.models.normalizer import Normalizer
-from robolearn.policies.action_space import Actions, ActionSpace, Rotations
+from robolearn.models.weighted import weighted_mean
+from robolearn.policies._action_space import Actions, ActionSpace, Rotations
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,12 @@ class ChunkPolicy(Policy):
     def loss(self, batch: Batch) -> tuple[Float[Tensor, ""], Metrics]:
         """Mean over what is neither padded (with mask_pad) nor weighted away; a row of weight 0 teaches nothing."""
         errors = self.errors(self.condition(batch.obs), self.inside(batch.action, batch.obs))
-        weight = self.counts(batch)
-        loss = (errors * weight).sum() / weight.sum().clamp(min=1e-6)
+        loss = weighted_mean(errors, self.counts(batch))
         return loss, {"loss": logged(loss)}
+
+    def hold(self, chunk: Tensor) -> Tensor:
+        """A normalised answer, held at the edge of the data's own range: it is all that was seen, as diffusion's clipping has it."""
+        return chunk.clamp(-1, 1) if self.config.units == "range" else chunk
 
     def counts(self, batch: Batch) -> Float[Tensor, "B H"]:
         """How much each action counts: nothing where it is padded (with mask_pad) or weighted away."""

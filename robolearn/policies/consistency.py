@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hardware.types import RobotSpec
 from robolearn.core.checkpoint import load_policy
 from robolearn.core.errors import UserError, require_at_least
-from robolearn.policies.denoising import DenoisingConfig, DenoisingPolicy, Predict, of_the_rest
+from robolearn.policies._denoising import DenoisingConfig, DenoisingPolicy, Predict, of_the_rest
 
 SOFT = 0.1  # where the pseudo-Huber error (Song & Dhariwal, ICLR 2024, section 3.3) turns from squared to plain distance
 LOSS_ONLY = ("mask_pad", "dropout")  # what a student may have otherwise than its teacher

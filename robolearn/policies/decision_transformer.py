@@ -13,6 +13,7 @@ from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.types import Batch, Metrics, Obs, Past, logged
 from robolearn.models.returns import Returns
 from robolearn.models.trajectory_transformer import CausalTrajectory
+from robolearn.models.weighted import weighted_mean
 from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
 
 
@@ -71,7 +72,7 @@ class DecisionTransformerPolicy(ChunkPolicy):
         chunks = taken.unfold(1, self.horizon, 1).transpose(-1, -2)  # (B, T, H, A)
         errors = (self._chunks(self.condition(batch.obs)) - self._normalized(chunks, batch.obs)).square().mean(-1)
         weights = torch.cat([weight[:, :-1], counts], dim=1).unfold(1, self.horizon, 1) * past.real.unsqueeze(-1)
-        loss = (errors * weights).sum() / weights.sum().clamp(min=1e-6)
+        loss = weighted_mean(errors, weights)
         return loss, {"loss": logged(loss)}
 
     def errors(self, cond: Float[Tensor, "B T W"], action: Float[Tensor, "B H D"]) -> Float[Tensor, "B H"]:
@@ -80,8 +81,7 @@ class DecisionTransformerPolicy(ChunkPolicy):
     def draw(
         self, cond: Float[Tensor, "B T W"], n: int, generator: torch.Generator, prefix: Tensor | None = None
     ) -> Float[Tensor, "B n H D"]:
-        chunk = self._chunks(cond[:, -1:])
-        return (chunk.clamp(-1, 1) if self.config.units == "range" else chunk).expand(-1, n, -1, -1)
+        return self.hold(self._chunks(cond[:, -1:])).expand(-1, n, -1, -1)
 
     def _chunks(self, cond: Float[Tensor, "B T W"]) -> Float[Tensor, "B T H D"]:
         return self.head(cond).float().unflatten(-1, (self.horizon, -1))

@@ -12,7 +12,7 @@ from torch import Tensor
 from hardware.types import RobotSpec
 from robolearn.core.errors import UserError
 from robolearn.models.schedule import Schedule, apply
-from robolearn.policies.denoising import CLEAN, DenoisingConfig, DenoisingPolicy, Predict, Rung, of_the_rest
+from robolearn.policies._denoising import CLEAN, DenoisingConfig, DenoisingPolicy, Predict, Rung, of_the_rest
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hardware.types import RobotSpec
 from robolearn.core.errors import require_at_least
-from robolearn.policies.denoising import CLEAN, DenoisingConfig, DenoisingPolicy, Predict, Rung, of_the_rest
+from robolearn.policies._denoising import CLEAN, DenoisingConfig, DenoisingPolicy, Predict, Rung, of_the_rest
 
 SCALE = 1000.0  # noise levels in [0, 1], spread out for the network's sines
 

@@ -15,6 +15,7 @@ from robolearn.core.types import Batch, Metrics, Obs, logged
 from robolearn.models.cvae import Cvae
 from robolearn.models.expectile_value import ExpectileValue
 from robolearn.models.mlp import mlp
+from robolearn.models.weighted import weighted_mean
 from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
 
 
@@ -64,14 +65,14 @@ class HbcPolicy(ChunkPolicy):
         decoded, divergence = self.high(reached, cond, noise)
         low = (self._chunks(cond, reached) - self.inside(batch.action, batch.obs)).square().mean(-1)
         losses = {
-            "low": (low * counts).sum() / counts.sum().clamp(min=1e-6),
-            "high": _mean((decoded - reached).square().mean(-1) + self.config.kl_weight * divergence, counts[:, 0]),
+            "low": weighted_mean(low, counts),
+            "high": weighted_mean((decoded - reached).square().mean(-1) + self.config.kl_weight * divergence, counts[:, 0]),
         }
         if self.config.values:
             assert batch.reward is not None and batch.terminal is not None
             if self.training:
                 self.value.follow(batch.reward)
-            losses["value"] = _mean(self.value.errors(rows, batch.reward, batch.terminal, batch.future_mask), counts[:, 0])
+            losses["value"] = weighted_mean(self.value.errors(rows, batch.reward, batch.terminal, batch.future_mask), counts[:, 0])
         loss = torch.stack(list(losses.values())).sum()
         return loss, {"loss": logged(loss)} | {f"loss_{name}": logged(value) for name, value in losses.items()}
 
@@ -82,8 +83,7 @@ class HbcPolicy(ChunkPolicy):
         self, cond: Float[Tensor, "B T C"], n: int, generator: torch.Generator, prefix: Tensor | None = None
     ) -> Float[Tensor, "B n H D"]:
         cond = cond.flatten(1)
-        chunk = self._chunks(cond.unsqueeze(1).expand(-1, n, -1), self.propose(cond, n, generator))
-        return chunk.clamp(-1, 1) if self.config.units == "range" else chunk
+        return self.hold(self._chunks(cond.unsqueeze(1).expand(-1, n, -1), self.propose(cond, n, generator)))
 
     def propose(self, cond: Float[Tensor, "B C"], n: int, generator: torch.Generator) -> Float[Tensor, "B n G"]:
         """n subgoals for each condition; with `values` each is the best of `proposals`."""
@@ -100,10 +100,6 @@ class HbcPolicy(ChunkPolicy):
         state = self.state_norm.normalize(obs.state)
         features = self.encode(obs)
         return state if features is None else torch.cat([state, self.visual(features)], dim=-1)
-
-
-def _mean(values: Float[Tensor, " B"], weight: Float[Tensor, " B"]) -> Float[Tensor, ""]:
-    return (values * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
 def _check(config: HbcConfig) -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from hardware.types import RobotSpec
-from robolearn.models.gmm import ErrorKind
-from robolearn.policies.denoising import DenoisingConfig, DenoisingPolicy, Predict, of_the_rest
+from robolearn.models.gmm import ERRORS, ErrorKind
+from robolearn.policies._denoising import DenoisingConfig, DenoisingPolicy, Predict, of_the_rest
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class RegressionPolicy(DenoisingPolicy):
     def __init__(self, config: RegressionConfig, spec: RobotSpec):
         super().__init__(config, spec)
         self.register_buffer("times", torch.zeros(1), persistent=False)
-        self.error = {"l1": F.l1_loss, "huber": F.smooth_l1_loss, "mse": F.mse_loss}[config.error]
+        self.error = ERRORS[config.error]
 
     def errors(self, cond: Float[Tensor, "B T C"], action: Float[Tensor, "B H A"]) -> Float[Tensor, "B H"]:
         known, empty = self.told(action), torch.zeros_like(action)

@@ -14,8 +14,8 @@ from robolearn.core.errors import UserError
 from robolearn.core.types import Past
 from robolearn.data.editing import rotations
 from robolearn.learners.imitation import Imitation, ImitationConfig
+from robolearn.policies._action_space import ActionSpace
 from robolearn.policies.act import ActConfig
-from robolearn.policies.action_space import ActionSpace
 from robolearn.policies.bc import BcConfig
 from robolearn.policies.bc_gmm import BcGmmConfig
 from robolearn.policies.bc_rnn import BcRnnConfig

@@ -9,8 +9,8 @@ import torch
 from robolearn.core.config import load_config
 from robolearn.core.errors import UserError
 from robolearn.experiments.train import Config
+from robolearn.policies._denoising import DenoisingConfig, of_the_rest
 from robolearn.policies.consistency import ConsistencyConfig
-from robolearn.policies.denoising import DenoisingConfig, of_the_rest
 from robolearn.policies.diffusion import DiffusionConfig
 from robolearn.policies.flow import FlowConfig
 from robolearn.testing import SPEC, PolicyContract

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from robolearn.core.errors import UserError
+from robolearn.data.ahead import ReadAhead
 from robolearn.data.store import EpisodeStore
 from robolearn.learners.pretraining.objective import Clip, ObjectiveConfig
 
 AHEAD = 2  # clips that a thread has ready
 
 
-class Clips(Iterator[Clip]):
+class Clips(ReadAhead[Clip]):
     """`batch_size` clips of some episodes, as `objective` picks their rows; an episode is as likely as it is long.
 
-    cache_mb: keep as many decoded frames as fit under this ceiling. Close it, or use `with`. `state_dict` is that of the clips handed
-    out, however many were read ahead. UserError: a camera that is not there, no episode long enough.
+    cache_mb: keep as many decoded frames as fit under this ceiling. UserError: a camera that is not there, no episode long enough.
     """
 
     def __init__(
@@ -43,26 +42,13 @@ class Clips(Iterator[Clip]):
         lengths = store.lengths[self.episodes]
         self._share = lengths / lengths.sum()
         self._rng = np.random.default_rng(seed)
-        self._state = self._now()
-        self._pool: ThreadPoolExecutor | None = None
-        self._reads: deque[tuple[dict[str, Any], Future[Clip]]] = deque()
         row_bytes = sum(height * width * 3 for height, width in (store.spec.cameras[c] for c in self.cameras))
         for camera in self.cameras:
             store.hold_frames(camera, int(cache_mb * 1e6 / row_bytes))
+        super().__init__(1, AHEAD)
 
     def __next__(self) -> Clip:
-        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="clips")
-        while len(self._reads) <= AHEAD:
-            episodes, rows = self._draw()
-            self._reads.append((self._now(), self._pool.submit(self._read, episodes, rows)))
-        state, read = self._reads.popleft()
-        try:
-            clip = read.result()
-        except BaseException:
-            self.close()
-            raise
-        self._state = state
-        return clip.to(self._device)
+        return super().__next__().to(self._device)
 
     def frames(self, count: int) -> dict[str, np.ndarray]:
         """Some frames of each camera, uint8 (N, H, W, 3), spread evenly over the episodes; the same each time."""
@@ -74,40 +60,21 @@ class Clips(Iterator[Clip]):
         """Every action of these episodes, (N, A)."""
         return self.store.lowdim("action")[rows_of(self.store, self.episodes)]
 
-    def state_dict(self) -> dict[str, Any]:
-        return self._state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """ValueError: saved over other episodes."""
-        if state["episodes"] != self._now()["episodes"]:
-            raise ValueError(f"clips: saved over {len(state['episodes'])} other episodes; the data changed")
-        self._state = state
-        self.close()
-
-    def close(self) -> None:
-        """Stop reading ahead. The next clip starts it again, after the last one handed out."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
-        self._reads.clear()
-        self._rng.bit_generator.state = self._state["rng"]
-
-    def __enter__(self) -> Clips:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _now(self) -> dict[str, Any]:
         episodes = [[int(e), int(self.store.lengths[e])] for e in self.episodes]
         return {"rng": self._rng.bit_generator.state, "episodes": episodes}
 
-    def _draw(self) -> tuple[np.ndarray, np.ndarray]:
-        """(B,) episodes and (B, T) rows in them."""
+    def _restore(self, state: dict[str, Any]) -> None:
+        if state["episodes"] != self._now()["episodes"]:
+            raise ValueError(f"clips: saved over {len(state['episodes'])} other episodes; the data changed")
+        self._rng.bit_generator.state = state["rng"]
+
+    def _draw(self) -> Callable[[], Clip]:
         episodes = self.episodes[self._rng.choice(len(self.episodes), self._batch_size, p=self._share)]
-        return episodes, self._objective.pick(self.store.lengths[episodes], self._rng)
+        return partial(self._read, episodes, self._objective.pick(self.store.lengths[episodes], self._rng))
 
     def _read(self, episodes: np.ndarray, rows: np.ndarray) -> Clip:
+        """(B,) episodes and (B, T) rows in them."""
         first = self.store.starts[episodes][:, None]
         seen = (first + rows).ravel()
         images = {}

@@ -11,6 +11,7 @@ import torch
 from robolearn.core.errors import UserError
 from robolearn.core.types import Metrics, logged
 from robolearn.learners.pretraining.objective import Clip, Objective
+from robolearn.learners.rate import cosine, warmed
 from robolearn.models.precision import Precision, autocast
 
 
@@ -78,5 +79,4 @@ class Pretraining:
         self.steps = state["steps"]
 
     def _lr(self) -> float:
-        warm = min(1.0, (self.steps + 1) / max(self.config.warmup, 1))
-        return self.config.lr * warm * 0.5 * (1 + math.cos(math.pi * min(self.progress, 1.0)))
+        return self.config.lr * warmed(self.steps, self.config.warmup) * cosine(self.progress)

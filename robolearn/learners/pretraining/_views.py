@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-# RGB -> YIQ (NTSC): the first is the grey value; turning the other two shifts the hue and leaves it alone.
-_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+from robolearn.models.augment import YIQ, color_matrix
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,13 @@ def _crop(pixels: Tensor, config: ViewsConfig, drawn: Tensor) -> Tensor:
 
 def _colour(pixels: Tensor, config: ViewsConfig, drawn: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue are one matrix for each image, and an offset towards its mean grey."""
-    device, count = pixels.device, len(pixels)
+    device = pixels.device
     some = (drawn[0] < 0.8).float()
     brightness, contrast, saturation = (1 + some * config.jitter * (2 * draw - 1) for draw in drawn[1:4])
     angle = some * 2 * math.pi * config.hue * (2 * drawn[4] - 1)
     saturation = torch.where(drawn[5] < config.grey, 0.0, saturation)
-    turn = torch.zeros(count, 3, 3)
-    turn[:, 0, 0] = 1
-    turn[:, 1, 1] = turn[:, 2, 2] = saturation * angle.cos()
-    turn[:, 1, 2], turn[:, 2, 1] = -saturation * angle.sin(), saturation * angle.sin()
-    matrix = ((brightness * contrast)[:, None, None] * (_YIQ.inverse() @ turn @ _YIQ)).to(device)
-    grey = pixels.mean((2, 3)) @ _YIQ[0].to(device)
+    matrix = color_matrix(brightness * contrast, saturation, angle).to(device)
+    grey = pixels.mean((2, 3)) @ YIQ[0].to(device)
     offset = (brightness * (1 - contrast)).to(device) * grey
     return (torch.einsum("ndc,nchw->ndhw", matrix, pixels) + offset[:, None, None, None]).clamp(0, 1)
 
