@@ -4,6 +4,7 @@
     robolearn teleop configs/teleop/lift_scripted.yaml                            # 40 scripted ones: noise, misjudged grasps, failures kept
     python benchmarks/policies.py --out runs/bench_policies                       # two cores: 19 trainings of the minutes their configs say
     python benchmarks/policies.py --out runs/bench_policies --only pusht_state/act --seeds 0
+    python benchmarks/policies.py --grid encoders --out runs/bench_policies       # fetches public weights for one of the three
     python benchmarks/policies.py --grid full --data runs --out runs/full         # a GPU overnight: Lift, Can, Square, 3 seeds, full sizes
 
 Settings are configs/train/TASK_POLICY.yaml, in the full grid configs/train/full_POLICY.yaml. Start i of an evaluation is drawn from
@@ -31,11 +32,13 @@ from hardware.pusht import SUCCESS_COVERAGE
 from robolearn.core.checkpoint import load_policy
 from robolearn.core.config import load_config
 from robolearn.core.files import write_atomic
+from robolearn.core.types import Policy
 from robolearn.data.episode import Episode
 from robolearn.evaluation.evaluate import Trial, evaluate
 from robolearn.evaluation.statistics import mean_interval, success_interval
 from robolearn.experiments import train
 from robolearn.experiments.goals import goal_obs
+from robolearn.models.precision import Precision
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.tasks import task_for
 
@@ -62,6 +65,7 @@ GRIDS: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {  # task, policy, tr
     "small": [("pusht_state", policy, (0, 1)) for policy in PUSHT]
     + [("pusht_image", "diffusion", (0,))]
     + [("lift", policy, (0,)) for policy in LIFT],
+    "encoders": [("pusht_image", policy, (0,)) for policy in ("diffusion", "scratch", "pretrained")],
     "full": [(task, policy, (0, 1, 2)) for task in ("lift", "can", "square") for policy in (*LIFT, "bc_rnn", "dit", "flow")],
 }
 # Published, for orientation; other budgets: GPU days, up to 300 M parameters (Chi et al., RSS 2023; docs/results.md says more).
@@ -78,7 +82,8 @@ class Config:
     data: Path = Path("runs")
     """Folder of the stores."""
     out: Path = Path("runs/bench_policies")
-    grid: Literal["small", "full"] = "small"
+    grid: Literal["small", "encoders", "full"] = "small"
+    """encoders: one policy behind an encoder taught on its own images, one taught by the policy alone, and one with public weights."""
     only: str = ""
     """TASK/POLICY, or the start of it: leave out the others."""
     seeds: tuple[int, ...] | None = None
@@ -117,17 +122,17 @@ def measure(config: Config, name: str, policy: str, seed: int) -> dict[str, Any]
     trials = config.trials or task.trials
     result = out / f"flown_{config.evaluation_seed}_{trials}_{config.chunk}.json"
     if not result.exists():
-        write_atomic(result, json.dumps(fly(out / "policy.pt", task.body, trials, config, f"{config.data / task.store}#0")).encode())
+        found = fly(load_policy(out / "policy.pt", device=_device(config)), task.body, trials, config, f"{config.data / task.store}#0")
+        write_atomic(result, json.dumps(found).encode())
     done = json.loads((out / "done.json").read_text())
     facts = {key: done[key] for key in ("steps", "train_seconds", "stages", "parameters", "trainable", "device", "cpus", "commit")}
     return {"task": name, "policy": policy, "seed": seed, **facts, **json.loads(result.read_text())}
 
 
-def fly(checkpoint: Path, body: str, trials: int, config: Config, goal: str = "") -> dict[str, Any]:
+def fly(policy: Policy, body: str, trials: int, config: Config, goal: str = "", precision: Precision = "float32") -> dict[str, Any]:
     """Each trial's success, best reward (Push-T: coverage) and milliseconds of inference. goal: STORE#EPISODE."""
     found: list[Trial] = []
     coverage: list[float] = []
-    policy = load_policy(checkpoint, device="cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
     robot = hardware.open(RobotConfig(body=body))
 
     def note(trial: Trial, episode: Episode | None) -> None:
@@ -138,11 +143,15 @@ def fly(checkpoint: Path, body: str, trials: int, config: Config, goal: str = ""
         sys.stderr.write(f"\r{body}: {len(found)} of {trials} episodes, {sum(t.success for t in found)} successes")
 
     with robot:
-        pilot = PolicyPilot(policy, min(config.chunk, policy.horizon), goal=goal_obs(goal, policy))
+        pilot = PolicyPilot(policy, min(config.chunk, policy.horizon), goal=goal_obs(goal, policy), precision=precision)
         evaluate(robot, pilot, task_for(body), trials, config.evaluation_seed, on_episode=note)
     sys.stderr.write("\n")
     trial_facts = [{k: v for k, v in asdict(t).items() if k in ("success", "length", "max_reward", "inference_ms")} for t in found]
     return {"coverage": coverage, "trials": trial_facts}
+
+
+def _device(config: Config) -> str:
+    return "cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu"
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robolearn.models.attention import short
+
 
 class _Block(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float):
@@ -18,7 +20,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1))
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0)
+        with short(q):
+            seen = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0)
         x = x + F.dropout(self.mixed(seen.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return x + self.mlp(self.mlp_norm(x))
 

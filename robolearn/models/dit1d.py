@@ -4,14 +4,12 @@ that attends to the condition (Chi et al., RSS 2023, section IV-A). Both are cal
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Real
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from robolearn.models.attention import short
 from robolearn.models.unet1d import mark, sinusoid
 
 
@@ -30,8 +28,7 @@ class _Attention(nn.Module):
             parts += memory.split(self.width, dim=-1)
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         dropout = self.dropout if self.training else 0.0
-        # On a CPU, torch's flash attention goes back through 256 short chunks in bfloat16 in 60 ms, plain products in 7.
-        with sdpa_kernel(SDPBackend.MATH) if self.training and x.device.type == "cpu" else nullcontext():
+        with short(query):
             mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=self.causal)
         return self.out(mixed.transpose(1, 2).flatten(2))
 

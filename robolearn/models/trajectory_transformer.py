@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from robolearn.models.attention import short
+
 
 class _Block(nn.Module):
     """Self-attention and an MLP, each on normalised input and added to what came in (pre-norm)."""
@@ -22,10 +24,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        # Written out: trajectories are short, and torch's fused attention in bfloat16 takes a CPU four times as long, backward included.
-        score = (q @ k.transpose(-1, -2)).float() / q.shape[-1] ** 0.5
-        weight = score.masked_fill(~seen.unsqueeze(1), -torch.inf).softmax(-1).to(v.dtype)
-        mixed = F.dropout(weight, self.dropout, self.training) @ v
+        with short(q):
+            mixed = F.scaled_dot_product_attention(q, k, v, seen.unsqueeze(1), self.dropout if self.training else 0.0)
         x = x + F.dropout(self.out(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return x + self.mlp(self.mlp_norm(x))
 
