@@ -33,25 +33,26 @@ from robolearn.policies.replay import ReplayConfig
 from robolearn.policies.vinn import VinnConfig
 
 DATA = Path(os.environ.get("ROBOLEARN_DATA", "/nowhere")) / "pusht-human-zarr"
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA.is_dir(), reason="ROBOLEARN_DATA/pusht-human-zarr: not there")]
+pytestmark = [pytest.mark.bench, pytest.mark.skipif(not DATA.is_dir(), reason="ROBOLEARN_DATA/pusht-human-zarr: not there")]
 
 NET: dict[str, Any] = {"horizon": 8, "widths": (64, 128)}
 TOKENS: dict[str, Any] = {"width": 64, "heads": 4, "dropout": 0.0}
+TRANSFORMER: dict[str, Any] = {"horizon": 8, "width": 64, "layers": 2}
 POLICIES: dict[str, tuple[Any, int, float]] = {  # the policy, updates of 128 rows, learning rate
-    "bc": (BcConfig(horizon=8), 600, 3e-3),
-    "bc_gmm": (BcGmmConfig(horizon=8), 600, 3e-3),
-    "bc_rnn": (BcRnnConfig(history=4, horizon=8), 600, 3e-3),
-    "bc_transformer": (BcTransformerConfig(history=4, horizon=8, **TOKENS), 600, 3e-3),
-    "regression": (RegressionConfig(**NET), 600, 3e-3),
-    "diffusion": (DiffusionConfig(**NET), 1500, 3e-3),
-    "transformer": (DiffusionConfig(horizon=8, net="transformer", width=64, layers=2), 1500, 3e-3),
-    "dit": (DiffusionConfig(horizon=8, net="dit", width=64, layers=2), 1500, 3e-3),
-    "flow": (FlowConfig(**NET), 1500, 3e-3),
+    "bc": (BcConfig(horizon=8), 4000, 2e-3),
+    "bc_gmm": (BcGmmConfig(horizon=8), 4000, 2e-3),
+    "bc_rnn": (BcRnnConfig(history=4, horizon=8), 3000, 1e-3),
+    "bc_transformer": (BcTransformerConfig(history=4, horizon=8, layers=2, **TOKENS), 4000, 1e-3),
+    "regression": (RegressionConfig(**NET), 2000, 2e-3),
+    "diffusion": (DiffusionConfig(**NET), 4000, 2e-3),
+    "transformer": (DiffusionConfig(net="transformer", **TRANSFORMER), 5000, 1e-3),
+    "dit": (DiffusionConfig(net="dit", **TRANSFORMER), 5000, 1e-3),
+    "flow": (FlowConfig(**NET), 3000, 2e-3),
     "act": (ActConfig(horizon=8, **TOKENS), 1500, 1e-3),
-    "diffclone": (DiffCloneConfig(**NET, goal="state"), 1500, 3e-3),
-    "hbc": (HbcConfig(horizon=8), 600, 3e-3),
-    "decision_transformer": (DecisionTransformerConfig(history=4, horizon=8, **TOKENS), 600, 3e-3),
-    "masked_trajectory": (MaskedTrajectoryConfig(horizon=8, **TOKENS), 1500, 3e-3),
+    "diffclone": (DiffCloneConfig(**NET, goal="state", encoder=None), 4000, 2e-3),
+    "hbc": (HbcConfig(horizon=8), 4000, 1e-3),
+    "decision_transformer": (DecisionTransformerConfig(history=4, horizon=8, **TOKENS), 2000, 1e-3),
+    "masked_trajectory": (MaskedTrajectoryConfig(horizon=8, **TOKENS), 3000, 1e-3),
     "vinn": (VinnConfig(horizon=8, neighbours=1), 1, 1e-3),
     "replay": (ReplayConfig(horizon=8), 1, 1e-3),
 }
