@@ -19,7 +19,7 @@ demo: setup
 	@$(BIN)/robolearn demo $(ARGS)
 
 test: setup
-	@$(BIN)/python -m pytest $(ARGS) </dev/null
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS) </dev/null
 
 bench: setup
 	@for script in benchmarks/$(if $(BENCH),$(BENCH),*).py; do \

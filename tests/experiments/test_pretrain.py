@@ -219,14 +219,13 @@ def test_a_finished_run_is_not_repeated(config, monkeypatch):
 
 def test_held_out_episodes_are_never_trained_on(config, monkeypatch):
     seen = []
-    draw = pretrain.Clips._draw
+    read = pretrain.Clips._read
 
-    def spy(self):
-        episodes, rows = draw(self)
+    def spy(self, episodes, rows):
         seen.append((self.episodes.tolist(), set(episodes.tolist())))
-        return episodes, rows
+        return read(self, episodes, rows)
 
-    monkeypatch.setattr(pretrain.Clips, "_draw", spy)
+    monkeypatch.setattr(pretrain.Clips, "_read", spy)
     run(config)
     sets = {tuple(allowed) for allowed, _ in seen}
     train, held_out = sorted(sets, key=len, reverse=True)

@@ -68,9 +68,7 @@ def store(tmp_path_factory) -> Path:
 def learned(store: Path, out: Path, policy: Any, steps: int, lr: float) -> float:
     """Mean error of a chunk's real actions, in any axis, as a share of the range they have in these episodes."""
     imitation = ImitationConfig(lr=lr, warmup=50, precision="float32")
-    config = train.Config(
-        data=store, out=out, policy=policy, imitation=imitation, steps=steps, batch_size=128, validation=0.0, threads=1
-    )
+    config = train.Config(data=store, out=out, policy=policy, imitation=imitation, steps=steps, batch_size=128, validation=0.0, threads=1)
     train.run(config)
     loaded: Any = load_policy(out / "policy.pt")
     recorded = EpisodeStore.open(store)

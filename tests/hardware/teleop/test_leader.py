@@ -83,7 +83,9 @@ class Bus(threading.Thread):
 
 
 @pytest.fixture
-def bus():
+def bus(monkeypatch):
+    # Its thread shares this process with the SDK: on a busy machine it answers later than a servo would.
+    monkeypatch.setattr(sdk.port_handler, "LATENCY_TIMER", 200)  # ms
     emulator = Bus()
     emulator.start()
     yield emulator
