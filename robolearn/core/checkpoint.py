@@ -110,6 +110,8 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
 
 
 def _open(path: Path) -> Any:
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; expected a policy checkpoint, such as its policy.pt")
     try:
         return safe_open(path, framework="pt")
     except FileNotFoundError as error:

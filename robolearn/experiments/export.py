@@ -12,7 +12,7 @@ from rich.progress import Progress, TaskID
 from hardware.types import RobotSpec
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.data.episode import Episode
-from robolearn.data.formats import write
+from robolearn.data.formats import writable, write
 from robolearn.data.store import EpisodeStore
 from robolearn.experiments import programs
 from robolearn.experiments.building import progress
@@ -42,6 +42,9 @@ class Config:
 
 def run(config: Config) -> None:
     """Build in a folder beside `out`, rename at the end. An error or an interruption leaves nothing; the next run tidies after a kill."""
+    if config.format not in (*writable(), *programs.FORMATS):
+        stores, policies = ", ".join(writable()), ", ".join(programs.FORMATS)
+        raise UserError(f"format: {config.format!r} cannot be written; valid: of a store {stores}, of a policy {policies}")
     if config.format in programs.FORMATS:
         require_at_least("batch", config.batch, 1, "observations")
         _refuse_to_replace(config.out)

@@ -97,6 +97,8 @@ def test_it_does_not_ask_for_what_the_answer_does_not_depend_on(tmp_path, capsys
         ({"out": "x.onnx"}, "expected a name that ends in .pt2"),
         ({"batch": 0}, "batch: 0 observations; expected at least 1"),
         ({"path": "nothing.pt"}, "nothing.pt: no such file"),
+        ({"path": "."}, "is a folder; expected a policy checkpoint"),
+        ({"format": "onx"}, "format: 'onx' cannot be written; valid: of a store diffusion_policy_zarr, .*, of a policy torch_export, onnx"),
         ({"out": "policy.pt"}, "policy.pt: exists already"),
         ({"out": "policy.pt/x.pt2"}, "out: .*policy.pt/x.pt2: "),
     ],

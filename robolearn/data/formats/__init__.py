@@ -18,7 +18,7 @@ from types import ModuleType
 from robolearn.core.errors import UserError
 from robolearn.data.formats._reader import Dataset, Guarded, Options, Reader
 
-__all__ = ["FORMATS", "Dataset", "Options", "Reader", "locate", "read", "recognise", "write"]
+__all__ = ["FORMATS", "Dataset", "Options", "Reader", "locate", "read", "recognise", "writable", "write"]
 
 FORMATS = tuple(sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_")))
 
@@ -68,11 +68,15 @@ def read(path: str | Path, format: str | None = None, options: Options | None = 
     return Guarded(where, lambda: _module(name).read(where, options or Options()))
 
 
+def writable() -> list[str]:
+    """The formats that `write` knows."""
+    return [name for name in FORMATS if hasattr(_module(name), "write")]
+
+
 def write(path: str | Path, dataset: Dataset, format: str) -> None:
     """Write all episodes of `dataset` in another project's format. UserError: a format without a writer, `path` exists."""
-    writers = [name for name in FORMATS if hasattr(_module(name), "write")]
-    if format not in writers:
-        raise UserError(f"format: {format!r} cannot be written; valid: {', '.join(writers)}")
+    if format not in writable():
+        raise UserError(f"format: {format!r} cannot be written; valid: {', '.join(writable())}")
     if Path(path).exists():
         raise UserError(f"{path}: exists already; choose another name")
     _module(format).write(Path(path), dataset)
