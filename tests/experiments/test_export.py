@@ -83,7 +83,7 @@ def test_what_fails_or_is_stopped_leaves_nothing(source, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(export, "write", write)
     with pytest.raises(type(error)) as caught:
-        run(Config(path=str(source), format="any", out=tmp_path / "x"))
+        run(Config(path=str(source), format="lerobot_v3", out=tmp_path / "x"))
     assert left(tmp_path) == ["in.zarr"]
     if isinstance(error, UserError):
         assert str(caught.value) == f"{tmp_path / 'x'}: no"  # the name that people know

@@ -33,6 +33,7 @@ class Bus(threading.Thread):
         tty.setraw(slave)
         self.slave, self.port = slave, os.ttyname(slave)
         self.done = threading.Event()
+        self.asked = self.answered = 0  # bytes that the host wrote, and that were dealt with
         for i in ids:
             self.registers[i][40] = 1  # torque on, as after power-up
             self.place(i, 2048)
@@ -46,7 +47,8 @@ class Bus(threading.Thread):
         while not self.done.is_set():
             if not select.select([self.master], [], [], 0.01)[0]:
                 continue
-            pending += os.read(self.master, 4096)
+            received = os.read(self.master, 4096)
+            pending += received
             while (start := pending.find(b"\xff\xff")) >= 0:
                 pending = pending[start:]
                 if len(pending) < 4 or len(pending) < pending[3] + 4:
@@ -54,6 +56,7 @@ class Bus(threading.Thread):
                 frame, pending = pending[: pending[3] + 4], pending[pending[3] + 4 :]
                 if ~sum(frame[2:-1]) & 0xFF == frame[-1]:
                     os.write(self.master, self.answer(frame[2], frame[4], frame[5:-1]))
+            self.answered += len(received)
 
     def answer(self, servo, instruction, parameters):
         if instruction == 0x82:
@@ -84,9 +87,22 @@ class Bus(threading.Thread):
 
 @pytest.fixture
 def bus(monkeypatch):
-    # Its thread shares this process with the SDK: on a busy machine it answers later than a servo would.
-    monkeypatch.setattr(sdk.port_handler, "LATENCY_TIMER", 200)  # ms
     emulator = Bus()
+    write, timeout = sdk.PortHandler.writePort, sdk.PortHandler.isPacketTimeout
+
+    def counted(port, packet):
+        emulator.asked += len(packet)
+        return write(port, packet)
+
+    def patient(port):
+        """On a busy machine the double answers later than a servo would: the SDK's clock starts when it has."""
+        if emulator.answered < emulator.asked and not emulator.done.is_set():
+            port.packet_start_time = port.getCurrentTime()
+            return False
+        return timeout(port)
+
+    monkeypatch.setattr(sdk.PortHandler, "writePort", counted)
+    monkeypatch.setattr(sdk.PortHandler, "isPacketTimeout", patient)
     emulator.start()
     yield emulator
     emulator.close()
