@@ -38,6 +38,7 @@ from robolearn.evaluation.evaluate import Trial, evaluate
 from robolearn.evaluation.statistics import mean_interval, success_interval
 from robolearn.experiments import train
 from robolearn.experiments.goals import goal_obs
+from robolearn.experiments.vision import device_named
 from robolearn.models.precision import Precision
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.tasks import task_for
@@ -122,7 +123,9 @@ def measure(config: Config, name: str, policy: str, seed: int) -> dict[str, Any]
     trials = config.trials or task.trials
     result = out / f"flown_{config.evaluation_seed}_{trials}_{config.chunk}.json"
     if not result.exists():
-        found = fly(load_policy(out / "policy.pt", device=_device(config)), task.body, trials, config, f"{config.data / task.store}#0")
+        found = fly(
+            load_policy(out / "policy.pt", device=device_named(config.device)), task.body, trials, config, f"{config.data / task.store}#0"
+        )
         write_atomic(result, json.dumps(found).encode())
     done = json.loads((out / "done.json").read_text())
     facts = {key: done[key] for key in ("steps", "train_seconds", "stages", "parameters", "trainable", "device", "cpus", "commit")}
@@ -148,10 +151,6 @@ def fly(policy: Policy, body: str, trials: int, config: Config, goal: str = "", 
     sys.stderr.write("\n")
     trial_facts = [{k: v for k, v in asdict(t).items() if k in ("success", "length", "max_reward", "inference_ms")} for t in found]
     return {"coverage": coverage, "trials": trial_facts}
-
-
-def _device(config: Config) -> str:
-    return "cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu"
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -41,11 +41,12 @@ class Variant:
 
 VARIANTS = (
     Variant("DDPM, 100 steps", "diffusion", {"sampler": "ddpm", "sample_steps": 100}),
-    Variant("DDIM, 16 (the default)", "diffusion", {}),
-    Variant("DDIM, 16, bfloat16", "diffusion", {}, "bfloat16"),
-    Variant("DDIM, 8", "diffusion", {"sample_steps": 8}),
-    Variant("DDIM, 4", "diffusion", {"sample_steps": 4}),
-    Variant("DDIM, 2", "diffusion", {"sample_steps": 2}),
+    Variant("DDPM, 16 (as configured)", "diffusion", {}),
+    Variant("DDPM, 16, bfloat16", "diffusion", {}, "bfloat16"),
+    Variant("DDIM, 16", "diffusion", {"sampler": "ddim"}),
+    Variant("DDIM, 8", "diffusion", {"sampler": "ddim", "sample_steps": 8}),
+    Variant("DDIM, 4", "diffusion", {"sampler": "ddim", "sample_steps": 4}),
+    Variant("DDIM, 2", "diffusion", {"sampler": "ddim", "sample_steps": 2}),
     Variant("DPM-Solver++, 8", "diffusion", {"sampler": "dpm", "sample_steps": 8}),
     Variant("DPM-Solver++, 4", "diffusion", {"sampler": "dpm", "sample_steps": 4}),
     Variant("flow, 10 (the default)", "flow", {}),

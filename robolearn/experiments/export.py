@@ -14,9 +14,9 @@ from robolearn.core.errors import UserError, require_at_least
 from robolearn.data.episode import Episode
 from robolearn.data.formats import writable, write
 from robolearn.data.store import EpisodeStore
-from robolearn.experiments import programs
 from robolearn.experiments.building import progress
 
+PROGRAMS = {"torch_export": ".pt2", "onnx": ".onnx"}  # formats of policies, and how their files are called
 LEFT_OUT = {  # what does not come back
     "diffusion_policy_zarr": "reward, terminal, success, requested actions, instruction, names, units, capture times, streams",
     "lerobot_v2": "capture times and streams; times are rounded to the frame rate, and travel along as robolearn.time",
@@ -42,16 +42,13 @@ class Config:
 
 def run(config: Config) -> None:
     """Build in a folder beside `out`, rename at the end. An error or an interruption leaves nothing; the next run tidies after a kill."""
-    if config.format not in (*writable(), *programs.FORMATS):
-        stores, policies = ", ".join(writable()), ", ".join(programs.FORMATS)
-        raise UserError(f"format: {config.format!r} cannot be written; valid: of a store {stores}, of a policy {policies}")
-    if config.format in programs.FORMATS:
-        require_at_least("batch", config.batch, 1, "observations")
-        _refuse_to_replace(config.out)
-        Console(stderr=True).print(
-            programs.export_policy(Path(config.path), config.format, config.out, config.batch, config.seed), soft_wrap=True
-        )
+    if config.format in PROGRAMS:
+        _program(config)
         return
+    if config.format not in (stores := writable()):
+        raise UserError(
+            f"format: {config.format!r} cannot be written; valid: of a store {', '.join(stores)}, of a policy {', '.join(PROGRAMS)}"
+        )
     store = EpisodeStore.open(config.path)
     if not len(store):
         raise UserError(f"{config.path}: holds no episode yet")
@@ -73,6 +70,17 @@ def run(config: Config) -> None:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     console.print(f"{config.out}: {len(store)} episodes, {store.rows} rows, {config.format}", soft_wrap=True)
+
+
+def _program(config: Config) -> None:
+    require_at_least("batch", config.batch, 1, "observations")
+    _refuse_to_replace(config.out)
+    if config.out.suffix != PROGRAMS[config.format]:
+        raise UserError(f"out: {config.out}; expected a name that ends in {PROGRAMS[config.format]}")
+    from robolearn.experiments.programs import export_policy  # needs torch, which no store does
+
+    said = export_policy(Path(config.path), config.format, config.out, config.batch, config.seed)
+    Console(stderr=True).print(said, soft_wrap=True)
 
 
 def _refuse_to_replace(out: Path) -> None:

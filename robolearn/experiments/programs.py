@@ -24,7 +24,6 @@ from robolearn.core.errors import UserError
 from robolearn.policies.chunk import ChunkPolicy
 from robolearn.runtime.program import Inputs, Program, observation
 
-FORMATS = {"torch_export": ".pt2", "onnx": ".onnx"}
 HEADER = "robolearn.json"  # in a .pt2; in ONNX the metadata property `robolearn`
 TOLERANCE = 1e-3  # of an action's range in the data
 TRIES = 8  # inputs that policy and program are both given
@@ -35,8 +34,6 @@ Run = Callable[[Inputs], Tensor]
 
 def export_policy(checkpoint: Path, kind: str, out: Path, batch: int, seed: int) -> str:
     """Write `out`, whole or not at all, and say what it is. UserError: it does not answer as the policy does, or cannot be written."""
-    if out.suffix != FORMATS[kind]:
-        raise UserError(f"out: {out}; expected a name that ends in {FORMATS[kind]}")
     header = read_header(checkpoint)
     policy = load_policy(checkpoint)
     if not isinstance(policy, ChunkPolicy):

@@ -75,8 +75,8 @@ def writable() -> list[str]:
 
 def write(path: str | Path, dataset: Dataset, format: str) -> None:
     """Write all episodes of `dataset` in another project's format. UserError: a format without a writer, `path` exists."""
-    if format not in writable():
-        raise UserError(f"format: {format!r} cannot be written; valid: {', '.join(writable())}")
+    if format not in (valid := writable()):
+        raise UserError(f"format: {format!r} cannot be written; valid: {', '.join(valid)}")
     if Path(path).exists():
         raise UserError(f"{path}: exists already; choose another name")
     _module(format).write(Path(path), dataset)
