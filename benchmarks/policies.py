@@ -5,12 +5,13 @@
     python benchmarks/policies.py --out runs/bench_policies                       # two cores: 19 trainings of the minutes their configs say
     python benchmarks/policies.py --out runs/bench_policies --only pusht_state/act --seeds 0
     python benchmarks/policies.py --grid encoders --out runs/bench_policies       # fetches public weights for one of the three
-    python benchmarks/policies.py --grid full --data runs --out runs/full         # a GPU overnight: Lift, Can, Square, 3 seeds, full sizes
+    robolearn teleop configs/teleop/can_scripted.yaml                             # and square_scripted.yaml: 200 each
+    python benchmarks/policies.py --grid full --out runs/full                     # a GPU overnight: Lift, Can, Square, 3 seeds, full sizes
 
 Settings are configs/train/TASK_POLICY.yaml, in the full grid configs/train/full_POLICY.yaml. Start i of an evaluation is drawn from
 [100000, i]; settings were chosen on starts of [500000, i] and training seeds from 100 on, never on these. The last weights are flown: no
-checkpoint was selected. Finished parts are found again. The full grid reads DATA/{lift,can,square}.zarr, recorded with `robolearn teleop`:
-what it flies takes the actions of these bodies.
+checkpoint was selected. Finished parts are found again. What is flown takes the actions of these bodies, in metres and radians: record your
+own demonstrations of the three tasks with `robolearn teleop`, too.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ TASKS = {
     "pusht_state": Task("pusht:state", "pusht.zarr"),
     "pusht_image": Task("pusht", "pusht.zarr"),
     "lift": Task("robosuite:Lift", "lift/teleop/dataset.zarr"),
-    "can": Task("robosuite:PickPlaceCan", "can.zarr"),
-    "square": Task("robosuite:NutAssemblySquare", "square.zarr"),
+    "can": Task("robosuite:PickPlaceCan", "can/teleop/dataset.zarr"),
+    "square": Task("robosuite:NutAssemblySquare:pose", "square/teleop/dataset.zarr"),
 }
 PUSHT = ("regression", "bc_rnn", "act", "diffusion", "dit", "flow", "vinn")
 LIFT = ("regression", "act", "diffusion", "diffclone")

@@ -1,4 +1,4 @@
-"""End-effector deltas for a MuJoCo arm: move the tool by so many metres, its orientation kept, open or close the gripper."""
+"""End-effector deltas for a MuJoCo arm: move the tool by so many metres, turn it or keep its orientation, open or close the gripper."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ class EeDelta:
         self.home_rotation = self._data.site_xmat[self._site].reshape(3, 3).copy()
 
     def target(self, action: np.ndarray, q_commanded: np.ndarray, gripper_commanded: float) -> tuple[np.ndarray, float]:
-        """Joints (J,) [rad] at the pose commanded plus the delta, orientation as at home, and the gripper. Raises HardwareError."""
+        """Joints (J,) [rad] at the pose commanded plus the delta, and the gripper. Raises HardwareError."""
         goal = self.position(q_commanded) + action[:3]
+        rotation = self._rotation(action)
         q = np.array(q_commanded, dtype=np.float64)
         spare = self.POSTURE_GAIN * (self._home - q)
         for _ in range(self.ITERATIONS):
-            error = self._error(q, goal)
+            error = self._error(q, goal, rotation)
             if np.abs(error).max() < self.TOLERANCE:
                 break
             mujoco.mj_comPos(self._model, self._data)
@@ -50,9 +51,9 @@ class EeDelta:
             mujoco.mju_cholSolve(self._solution, damped, error - jacobian @ spare)
             q = np.clip(q + spare + jacobian.T @ self._solution, self._low, self._high)
             spare = np.zeros_like(q)  # once: it leaks a little into the pose, which the rest mends
-        if np.abs(self._error(q, goal)).max() > self.REACHED:
+        if np.abs(self._error(q, goal, rotation)).max() > self.REACHED:
             raise HardwareError(f"action: end effector at {goal.round(3).tolist()} m is out of the arm's reach")
-        return q, float(action[3])
+        return q, float(action[-1])
 
     def hold(self, q_commanded: np.ndarray, gripper_commanded: float) -> np.ndarray:
         return np.array([0.0, 0.0, 0.0, gripper_commanded])
@@ -75,9 +76,34 @@ class EeDelta:
         self._data.qpos[self._qpos] = q
         mujoco.mj_kinematics(self._model, self._data)
 
-    def _error(self, q: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    def _rotation(self, action: np.ndarray) -> np.ndarray:
+        """The tool's orientation (3, 3) to reach, right after `position` of the joints commanded: as at home, so that no error adds up."""
+        return self.home_rotation
+
+    def _error(self, q: np.ndarray, goal: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         """(6,): metres to go, and the rotation vector to go, small angles, both in world axes."""
         self._forward(q)
-        rotation = self._data.site_xmat[self._site].reshape(3, 3)
-        turn = 0.5 * np.cross(rotation, self.home_rotation, axis=0).sum(axis=1)
+        reached = self._data.site_xmat[self._site].reshape(3, 3)
+        turn = 0.5 * np.cross(reached, rotation, axis=0).sum(axis=1)
         return np.concatenate([goal - self._data.site_xpos[self._site], turn])
+
+
+class EePoseDelta(EeDelta):
+    """action = [dx, dy, dz (m), rx, ry, rz (rotation vector, rad), gripper (0 closed .. 1 open)], all in world axes and relative to the
+    COMMANDED pose: what robosuite's OSC_POSE, and so robomimic's datasets, call their first seven numbers, in SI units."""
+
+    def hold(self, q_commanded: np.ndarray, gripper_commanded: float) -> np.ndarray:
+        return np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, gripper_commanded])
+
+    def rotation(self, q: np.ndarray) -> np.ndarray:
+        """Tool axes as columns (3, 3), world."""
+        self._forward(q)
+        return self._data.site_xmat[self._site].reshape(3, 3).copy()
+
+    def _rotation(self, action: np.ndarray) -> np.ndarray:
+        turn, angle = np.zeros(9), float(np.linalg.norm(action[3:6]))
+        quaternion = np.array([1.0, 0.0, 0.0, 0.0])
+        if angle > 0.0:
+            mujoco.mju_axisAngle2Quat(quaternion, action[3:6] / angle, angle)
+        mujoco.mju_quat2Mat(turn, quaternion)
+        return turn.reshape(3, 3) @ self._data.site_xmat[self._site].reshape(3, 3)

@@ -1,4 +1,4 @@
-"""robosuite's tasks on a Panda as a body: `robosuite:Lift` and its siblings."""
+"""robosuite's tasks on a Panda as a body: `robosuite:Lift` and its siblings; `robosuite:Lift:pose`, too, where the tool turns as well."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ TOOL_SITE = "gripper0_right_grip_site"
 # m/s per axis at most. Even wall-to-wall reversals then stay within what the joints can accelerate, so the tool keeps to its
 # path within 15 mm (at 0.25 m/s joints saturate one by one and it strays by 10 cm). Lift's whole way takes 1.3 s.
 SPEED = 0.15
+TURN = 0.6  # rad/s about each axis at most
 SETTLE_S = 0.3  # after a reset: objects come to rest, the gripper opens
 TRACKING_ERROR = 0.25  # rad between target and measured joint: free motion at full speed needs 0.15
 WORKSPACE_TOLERANCE = 0.02  # m
@@ -59,9 +60,11 @@ class RobosuiteWorld:
         return bool(self.scene.env._check_success())
 
     def privileged(self) -> dict[str, np.ndarray]:
-        """`<object>_pos` (3,) [m] and `<object>_quat` (4,) wxyz of every object, `tool_pos` (3,) [m]."""
+        """`<object>_pos` (3,) [m] and `<object>_quat` (4,) wxyz of every object, `<peg>_pos` of pegs, `tool_pos` (3,) [m]."""
         data = self.scene.data
         state = {"tool_pos": data.site(TOOL_SITE).xpos.copy()}
+        if self.scene.name in NUTS:
+            state |= {f"{peg}_pos": data.body(peg).xpos.copy() for peg in ("peg1", "peg2")}
         for thing in self.scene.env.model.mujoco_objects:
             body = data.body(thing.root_body)
             state[f"{thing.name}_pos"], state[f"{thing.name}_quat"] = body.xpos.copy(), body.xquat.copy()
@@ -88,9 +91,7 @@ class SceneCamera:
 
 def spec(config: RobotConfig) -> RobotSpec:
     """Known without starting the simulator."""
-    environment = config.variant or "Lift"
-    if environment not in ENVIRONMENTS:
-        raise HardwareError(f"RobotConfig.body: {config.body!r}; valid: {', '.join(f'robosuite:{e}' for e in ENVIRONMENTS)}")
+    environment, turns = _variant(config)
     cameras = ("agentview", "wrist") if config.cameras is None else config.cameras
     for name in cameras:
         if name not in CAMERAS:
@@ -99,18 +100,22 @@ def spec(config: RobotConfig) -> RobotSpec:
     if not 16 <= size <= 2048:
         raise HardwareError(f"RobotConfig.image_size: {size} px; valid: 16 to 2048")
     rate = 10.0 if config.rate_hz is None else config.rate_hz
-    step = SPEED / rate
+    step, turn = SPEED / rate, TURN / rate
     joints = tuple(f"joint{i}" for i in range(1, 8))
     low, high = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973), (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
+    axes = ArraySpec(("r11", "r21", "r31", "r12", "r22", "r32"), ("1",) * 6, (-1.0,) * 6, (1.0,) * 6)
+    moves = {"dx": ("m", step), "dy": ("m", step), "dz": ("m", step)} | (dict.fromkeys(("rx", "ry", "rz"), ("rad", turn)) if turns else {})
+    units, most = zip(*moves.values(), strict=True)
     return RobotSpec(
-        name=f"robosuite:{environment}",
+        name=f"robosuite:{environment}{':pose' if turns else ''}",
         cameras=dict.fromkeys(cameras, (size, size)),
         state={
             "joint_pos": ArraySpec(joints, ("rad",) * 7, low, high),
             "ee_pos": ArraySpec(("x", "y", "z"), ("m",) * 3, tuple(ROOM_BOX.low.tolist()), tuple(ROOM_BOX.high.tolist())),
+            **({"ee_rot6d": axes} if turns else {}),
             "gripper": ArraySpec(("opening",), ("1",), (0.0,), (1.0,)),
         },
-        action=ArraySpec(("dx", "dy", "dz", "gripper"), ("m", "m", "m", "1"), (-step, -step, -step, 0.0), (step, step, step, 1.0)),
+        action=ArraySpec((*moves, "gripper"), (*units, "1"), (*(-one for one in most), 0.0), (*most, 1.0)),
         action_mode="ee_delta",
         rate_hz=rate,
     )
@@ -118,7 +123,17 @@ def spec(config: RobotConfig) -> RobotSpec:
 
 def build(config: RobotConfig) -> SafeRobot:
     """Start the simulator. Raises HardwareError: an unknown task or camera, no OpenGL."""
-    return assemble(config, start(spec(config).name.partition(":")[2]))
+    spec(config)  # what is wrong with it is said before the simulator starts
+    return assemble(config, start(_variant(config)[0]))
+
+
+def _variant(config: RobotConfig) -> tuple[str, bool]:
+    """The environment, and whether the tool turns as well. Raises HardwareError."""
+    environment, _, turns = (config.variant or "Lift").partition(":")
+    if environment not in ENVIRONMENTS or turns not in ("", "pose"):
+        valid = ", ".join(f"robosuite:{e}" for e in ENVIRONMENTS)
+        raise HardwareError(f"RobotConfig.body: {config.body!r}; valid: {valid}, each with :pose where the tool turns as well")
+    return environment, turns == "pose"
 
 
 def start(environment: str) -> Scene:
@@ -137,7 +152,7 @@ def start(environment: str) -> Scene:
 def assemble(config: RobotConfig, scene: Scene) -> SafeRobot:
     """Arm, cameras, kinematics and governor around a scene."""
     from hardware.mujoco.arm import MujocoArm
-    from hardware.mujoco.kinematics import EeDelta
+    from hardware.mujoco.kinematics import EeDelta, EePoseDelta
     from hardware.mujoco.render import Renderer
 
     robot_spec = spec(config)
@@ -147,14 +162,18 @@ def assemble(config: RobotConfig, scene: Scene) -> SafeRobot:
         renderer = Renderer(scene.model, scene.data, next(iter(robot_spec.cameras.values())))
         cameras = {name: SceneCamera(renderer, scene.model.camera(_robosuite_name(name)).id) for name in robot_spec.cameras}
     arm = MujocoArm(scene, clock, renderer)
-    kinematics = EeDelta(scene.model, scene.joint_ids, TOOL_SITE, scene.home)
-    box = TABLE_BOX if robot_spec.name in ("robosuite:Lift", "robosuite:Stack") else ROOM_BOX
+    environment, turns = _variant(config)
+    kinematics = (EePoseDelta if turns else EeDelta)(scene.model, scene.joint_ids, TOOL_SITE, scene.home)
+    box = TABLE_BOX if environment in ("Lift", "Stack") else ROOM_BOX
     own = Limits(box, WORKSPACE_TOLERANCE, position_margin=0.02, tracking_error=np.full(7, TRACKING_ERROR))
     limits = config.limits(own)
     governor = Governor(arm.spec, limits, robot_spec.action, kinematics, 1.0 / robot_spec.rate_hz)
 
     def read_state(state: ArmState) -> dict[str, np.ndarray]:
-        return {"joint_pos": state.q, "ee_pos": kinematics.position(state.q), "gripper": np.array([state.gripper])}
+        seen = {"joint_pos": state.q, "ee_pos": kinematics.position(state.q), "gripper": np.array([state.gripper])}
+        if isinstance(kinematics, EePoseDelta):
+            seen["ee_rot6d"] = kinematics.rotation(state.q).T[:2].reshape(6)
+        return seen
 
     return SafeRobot(robot_spec, arm, cameras, clock, governor, read_state, RobosuiteWorld(scene))
 

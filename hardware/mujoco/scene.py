@@ -24,7 +24,7 @@ class Scene:
     """One robosuite environment with a Panda, its MuJoCo model and data. `advance` is the only thing that moves time."""
 
     def __init__(self, environment: str) -> None:
-        self.env = _make(environment)
+        self.name, self.env = environment, _make(environment)
         self.model, self.data = self.env.sim.model._model, self.env.sim.data._data
         self.steps = 0  # physics steps since the beginning; never goes back
         robot = self.env.robots[0]

@@ -17,12 +17,13 @@ EPISODE_KEYS = "space gripper · s success · f failure · r redo (discard) · q
 
 
 class Jog:
-    """Motion and gripper -> action of a robot in ee_delta mode: metres per decision, axes found by name."""
+    """Motion and gripper -> action of a robot in ee_delta mode: metres and radians per decision, axes found by name."""
 
     def __init__(self, spec: RobotSpec) -> None:
         if spec.action_mode != "ee_delta":
             raise HardwareError(f"{spec.name}: action_mode {spec.action_mode!r}; a person's device needs 'ee_delta', as robosuite:Lift has")
         axes: dict[str, int] = {}
+        self.turns = {name[1]: index for index, name in enumerate(spec.action.names) if name in ("rx", "ry", "rz")}
         self.gripper_index: int | None = None
         for index, name in enumerate(spec.action.names):
             if "gripper" in name:
@@ -36,21 +37,29 @@ class Jog:
 
     def limit_m(self) -> np.ndarray:
         """The largest step along x, y, z [m], (3,); 0 for an axis the robot does not have."""
-        return np.array([min(-self.low[i], self.high[i]) if (i := self.axes.get(axis)) is not None else 0.0 for axis in "xyz"])
+        return self._limit(self.axes)
 
-    def action(self, step_m: np.ndarray, openness: float) -> np.ndarray:
-        """step_m: (3,) metres; openness: 0 closed to 1 open. Returns float32 (A,) within the robot's bounds."""
+    def limit_rad(self) -> np.ndarray:
+        """The largest turn about x, y, z [rad], (3,); 0 for an axis the robot does not turn about."""
+        return self._limit(self.turns)
+
+    def _limit(self, columns: dict[str, int]) -> np.ndarray:
+        return np.array([min(-self.low[i], self.high[i]) if (i := columns.get(axis)) is not None else 0.0 for axis in "xyz"])
+
+    def action(self, step_m: np.ndarray, turn_rad: np.ndarray, openness: float) -> np.ndarray:
+        """step_m: (3,) metres; turn_rad: (3,) radians; openness: 0 closed to 1 open. Returns float32 (A,) within the robot's bounds."""
         action = np.zeros(len(self.low))
-        for axis, step in zip("xyz", step_m, strict=True):
-            if axis in self.axes:
-                action[self.axes[axis]] = step
+        for columns, values in ((self.axes, step_m), (self.turns, turn_rad)):
+            for axis, value in zip("xyz", values, strict=True):
+                if axis in columns:
+                    action[columns[axis]] = value
         if (g := self.gripper_index) is not None:
             action[g] = self.low[g] + np.clip(openness, 0.0, 1.0) * (self.high[g] - self.low[g])
         return np.clip(action, self.low, self.high).astype(np.float32)
 
 
 class Operator:
-    """Base of the devices: episode keys and the gripper toggle. A device says how far to move in `step_m`.
+    """Base of the devices: episode keys and the gripper toggle. A device says how far to move in `step_m`, and to turn in `turn_rad`.
 
     verdict: None while the episode goes on; then the loop ends it after the row that is being recorded.
     """
@@ -81,8 +90,13 @@ class Operator:
             elif key in VERDICTS:
                 self.verdict = VERDICTS[key]
         step = np.zeros(3) if self.verdict else self.step_m(observation, pressed)
-        return Command(observation.time, self.jog.action(step, self.openness), Source.HUMAN)
+        turn = np.zeros(3) if self.verdict else self.turn_rad(observation)
+        return Command(observation.time, self.jog.action(step, turn, self.openness), Source.HUMAN)
 
     def step_m(self, observation: Observation, pressed: list[str]) -> np.ndarray:
         """How far the end effector moves in this decision [m], (3,); zeros hold."""
         raise NotImplementedError
+
+    def turn_rad(self, observation: Observation) -> np.ndarray:
+        """How far it turns about x, y, z [rad], (3,), asked right after `step_m`. Zeros for a device that cannot."""
+        return np.zeros(3)

@@ -24,12 +24,13 @@ def shape(deflection: np.ndarray, deadzone: float = DEADZONE) -> np.ndarray:
 
 
 class SpaceMouse(Operator):
-    """Push the cap to move: x forward, y left, z up. Left button: gripper. Right button: success. At rest the arm holds.
+    """Push the cap to move: x forward, y left, z up; turn it to turn the tool, where the body can. Left button: gripper. Right
+    button: success. At rest the arm holds.
 
     keys: episode keys typed in the terminal as well, where there is one. device: an open pyspacemouse device; found if None.
     """
 
-    help = f"push the cap to move · left button gripper · right button success · {EPISODE_KEYS}"
+    help = f"push the cap to move, turn it to turn · left button gripper · right button success · {EPISODE_KEYS}"
 
     def __init__(self, spec: RobotSpec, keys: TerminalKeys | NoKeys | None = None, device: Any = None) -> None:
         super().__init__(spec, NoKeys() if keys is None else keys)
@@ -61,7 +62,11 @@ class SpaceMouse(Operator):
             self.openness = 1.0 - round(self.openness)
         if right:
             self.verdict = "success"
+        self._turned = np.array([state.roll, state.pitch, state.yaw])
         return shape(np.array([state.x, state.y, state.z])) * self.jog.limit_m()
+
+    def turn_rad(self, observation: Observation) -> np.ndarray:
+        return shape(self._turned) * self.jog.limit_rad()
 
     def _newest(self) -> Any:
         """The state after every queued report."""

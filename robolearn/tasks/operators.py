@@ -10,9 +10,17 @@ from hardware.robot import SafeRobot
 from hardware.types import Pilot
 from robolearn.core.errors import UserError
 from robolearn.tasks.lift_operator import LiftOperator
+from robolearn.tasks.place_operators import CanOperator, SquareOperator
 from robolearn.tasks.reach_operator import ReachOperator
 
-_OPERATORS: dict[str, Callable[[SafeRobot, np.random.Generator], Pilot]] = {"robosuite:Lift": LiftOperator, "fake": ReachOperator}
+_OPERATORS: dict[str, Callable[[SafeRobot, np.random.Generator], Pilot]] = {
+    "robosuite:Lift": LiftOperator,
+    "robosuite:Lift:pose": LiftOperator,
+    "robosuite:PickPlaceCan": CanOperator,
+    "robosuite:PickPlaceCan:pose": CanOperator,
+    "robosuite:NutAssemblySquare:pose": SquareOperator,
+    "fake": ReachOperator,
+}
 
 
 def operator_for(robot: SafeRobot, rng: np.random.Generator) -> Pilot:

@@ -57,8 +57,11 @@ _TASKS = {
 
 
 def task_for(body: str) -> Task:
-    """The task of a body such as RobotConfig.body; `:state` asks for other observations, not another task. Raises UserError."""
+    """The task of a body such as RobotConfig.body; `:state` and `:pose` are other observations and actions, not other tasks.
+
+    Raises UserError.
+    """
     try:
-        return _TASKS[body.removesuffix(":state")]
+        return _TASKS[body.removesuffix(":state").removesuffix(":pose")]
     except KeyError:
         raise UserError(f"body: {body!r} has no task; valid: {', '.join(_TASKS)}") from None

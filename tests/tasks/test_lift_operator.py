@@ -13,7 +13,8 @@ from hardware.types import Source
 from robolearn.data.episode import Episode
 from robolearn.runtime.rollout import rollout
 from robolearn.tasks import operator_for, task_for
-from robolearn.tasks.lift_operator import LiftOperator, LiftStyle
+from robolearn.tasks.hand import HandStyle
+from robolearn.tasks.lift_operator import LiftOperator
 
 
 @cache
@@ -21,13 +22,13 @@ def scene():
     return start("Lift")
 
 
-def fly(seed: int, style: LiftStyle | None = None, rate_hz: float = 10.0) -> tuple[Episode, LiftOperator]:
+def fly(seed: int, style: HandStyle | None = None, rate_hz: float = 10.0) -> tuple[Episode, LiftOperator]:
     with assemble(RobotConfig(cameras=(), rate_hz=rate_hz), scene()) as robot:
         operator = LiftOperator(robot, np.random.default_rng(seed), style)
         return rollout(robot, operator, task_for("robosuite:Lift"), np.random.default_rng(seed + 100)), operator
 
 
-CAREFUL = LiftStyle(aim_error=0.001, misjudge_chance=0.0, noise_share=0.02, noise_floor=0.001)
+CAREFUL = HandStyle(aim_error=0.001, misjudge_chance=0.0, noise_share=0.02, noise_floor=0.001)
 
 
 def test_an_operator_who_never_misjudges_lifts_every_time():
@@ -46,7 +47,7 @@ def test_it_is_as_good_at_twice_the_rate():
 
 
 def test_one_who_always_misjudges_and_gives_up_fails_and_runs_out_of_time():
-    style = LiftStyle(misjudge_chance=1.0, misjudge_error=(0.05, 0.06), give_up_chance=1.0)
+    style = HandStyle(misjudge_chance=1.0, misjudge_error=(0.05, 0.06), give_up_chance=1.0)
     episode, operator = fly(0, style)
     assert not episode.success
     assert operator.phase == "give up"
@@ -69,7 +70,7 @@ def test_one_who_misjudges_first_and_corrects_himself_still_lifts():
             self._error = np.zeros(2)
 
     with assemble(RobotConfig(cameras=()), scene()) as robot:
-        operator = Learns(robot, np.random.default_rng(3), LiftStyle(speed=(0.19, 0.2), grip_s=(0.3, 0.3), give_up_chance=0.0))
+        operator = Learns(robot, np.random.default_rng(3), HandStyle(speed=(0.19, 0.2), grip_s=(0.3, 0.3), give_up_chance=0.0))
         episode = rollout(robot, operator, task_for("robosuite:Lift"), np.random.default_rng(1))
         assert operator.attempts == 2
         assert episode.success

@@ -18,6 +18,7 @@ def test_every_body_has_a_task_and_state_only_bodies_share_it():
     for body in (*(f"robosuite:{name}" for name in ENVIRONMENTS), "pusht", "fake"):
         assert task_for(body).instruction
     assert task_for("pusht:state") == task_for("pusht")
+    assert task_for("robosuite:Lift:pose") == task_for("robosuite:Lift")
 
 
 def test_an_unknown_body_is_one_line_with_the_valid_ones():
@@ -64,5 +65,5 @@ def test_the_time_limit_truncates_and_is_not_terminal():
 
 
 def test_no_operator_for_a_body_says_which_have_one():
-    with hardware.open(RobotConfig(body="pusht:state")) as robot, pytest.raises(UserError, match=r"pusht.*robosuite:Lift, fake"):
+    with hardware.open(RobotConfig(body="pusht:state")) as robot, pytest.raises(UserError, match=r"pusht.*robosuite:Lift, .*fake"):
         operator_for(robot, np.random.default_rng(0))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from hardware.kinematics import Box
-from hardware.mujoco.kinematics import EeDelta
+from hardware.mujoco.kinematics import EeDelta, EePoseDelta
 from hardware.mujoco.robosuite import TABLE_BOX, TOOL_SITE, start
 from hardware.types import HardwareError
 
@@ -52,6 +53,26 @@ def test_the_tool_moves_by_the_delta_and_keeps_its_orientation(place, move):
     assert (goal >= arm._low).all()
     assert (goal <= arm._high).all()
     assert np.abs(goal - q).max() < 0.5  # no jump to another branch
+
+
+turn = st.tuples(*[st.floats(-0.06, 0.06)] * 3)
+
+
+@settings(max_examples=25)
+@given(way=st.lists(st.tuples(delta, turn), min_size=1, max_size=6))
+def test_turns_and_moves_add_up_exactly_in_the_worlds_axes(way):
+    scene = start("Lift")
+    arm = EePoseDelta(scene.model, scene.joint_ids, TOOL_SITE, scene.home)
+    q, place, rotation = arm._home, arm.position(arm._home), Rotation.from_matrix(arm.rotation(arm._home))
+    for move, about in way:
+        q, gripper = arm.target(np.array([*move, *about, 0.3]), q, 1.0)
+        place, rotation = place + move, Rotation.from_rotvec(about) * rotation
+        assert gripper == 0.3
+    np.testing.assert_allclose(arm.position(q), place, atol=5e-5)
+    assert (Rotation.from_matrix(arm.rotation(q)) * rotation.inv()).magnitude() < 1e-4
+    np.testing.assert_array_equal(arm.hold(q, 0.5), [0, 0, 0, 0, 0, 0, 0.5])
+    still, _ = arm.target(arm.hold(q, 0.5), q, 0.5)
+    np.testing.assert_allclose(arm.rotation(still), arm.rotation(q), atol=1e-5)
 
 
 def test_the_position_is_mujocos():

@@ -53,6 +53,32 @@ class TestBodyAt20Hz(RobotContract):
         return robot_of(rate_hz=20.0, cameras=("wrist",), image_size=32)
 
 
+class TestBodyThatTurns(RobotContract):
+    def make(self) -> SafeRobot:
+        return assemble(RobotConfig(body="robosuite:Lift:pose", cameras=("wrist",), image_size=32), scene())
+
+
+def test_a_body_that_turns_says_so_and_turns_by_what_it_is_told_about_the_worlds_axes():
+    turning = RobotConfig(body="robosuite:Lift:pose", cameras=())
+    assert spec(turning).action.names == ("dx", "dy", "dz", "rx", "ry", "rz", "gripper")
+    assert spec(turning).diff(spec(RobotConfig(cameras=())))
+    with assemble(turning, scene()) as robot:
+        robot.reset(np.random.default_rng(0))
+        before = _axes(robot.observe())
+        assert np.linalg.det(before) == pytest.approx(1.0, abs=1e-6)
+        seen = fly(robot, [0.0, 0.0, 0.0, 0.0, 0.0, 0.05, 1.0], 8)
+        seen = fly(robot, [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0], 5)
+        cosine, sine = np.cos(0.4), np.sin(0.4)
+        about_z = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+        np.testing.assert_allclose(_axes(seen), about_z @ before, atol=0.02)
+        assert not robot.governor.interventions
+
+
+def _axes(observation) -> np.ndarray:
+    x, y = observation.state["ee_rot6d"].reshape(2, 3).astype(np.float64)
+    return np.stack([x, y, np.cross(x, y)], axis=1)
+
+
 def test_the_spec_is_known_without_the_simulator_and_true_of_it():
     robot = robot_of()
     assert spec(RobotConfig()) == robot.spec == hardware.spec_of(RobotConfig())
@@ -71,6 +97,7 @@ def test_a_faster_decision_moves_less_so_that_the_speed_is_the_same():
     ("config", "parts"),
     [
         (RobotConfig(body="robosuite:Lfit"), ["robosuite:Lfit", "robosuite:Lift"]),
+        (RobotConfig(body="robosuite:Lift:posse"), ["robosuite:Lift:posse", ":pose"]),
         (RobotConfig(cameras=("overhead",)), ["overhead", "agentview", "wrist"]),
         (RobotConfig(image_size=8), ["8 px", "16 to 2048"]),
     ],

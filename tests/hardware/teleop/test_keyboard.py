@@ -2,6 +2,7 @@
 
 import os
 import termios
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from hardware.types import ArraySpec, HardwareError, Observation, RobotSpec, Sou
 STEP = 0.02
 ACTION = ArraySpec(("dx", "dy", "dz", "gripper"), ("m", "m", "m", "1"), (-STEP, -STEP, -STEP, 0.0), (STEP, STEP, STEP, 1.0))
 SPEC = RobotSpec("arm", {}, {}, ACTION, "ee_delta", 10.0)
+MOST = (STEP, STEP, STEP, 0.05, 0.05, 0.05)
+POSE = ArraySpec(("dx", "dy", "dz", "rx", "ry", "rz", "gripper"), (*["m"] * 3, *["rad"] * 3, "1"), (*(-m for m in MOST), 0.0), (*MOST, 1.0))
 
 
 class TestContract(PilotContract):
@@ -62,6 +65,23 @@ def test_keys_move_in_the_robots_action_space(keyboard, typed, step):
     np.testing.assert_allclose(command.action, [*(STEP * np.array(step)), 1.0], atol=1e-7)
     assert command.action.dtype == np.float32
     assert command.source == Source.HUMAN
+
+
+def test_comma_and_point_turn_a_body_that_turns_and_no_other(terminal, keyboard):
+    pilot, type_ = keyboard
+    type_(b",")
+    assert not pilot.decide(at(0.0)).action[:3].any()
+    turning = replace(SPEC, action=POSE)
+    with Keyboard(turning, fd=terminal[1], speed=1.0) as pilot:
+        pilot.reset()
+        for key, sign in ((b",", 1), (b".", -1), (b",.", 0)):
+            type_(key)
+            np.testing.assert_allclose(pilot.decide(at(0.0)).action, [0, 0, 0, 0, 0, sign * 0.05, 1], atol=1e-7)
+        type_(b",")
+        assert pilot.decide(at(0.1)).action[5] > 0
+        assert not pilot.decide(at(0.3)).action[:6].any()
+        type_(b",s")
+        assert not pilot.decide(at(0.4)).action[:6].any(), "the last row must not turn"
 
 
 def test_without_a_key_the_arm_holds(keyboard):

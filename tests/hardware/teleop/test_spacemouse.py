@@ -1,6 +1,6 @@
 """SpaceMouse: the mapping, the queue of reports, the ways it can be absent. The device object is a double of pyspacemouse's."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -21,6 +21,9 @@ class State:
     x: float = 0.0
     y: float = 0.0
     z: float = 0.0
+    roll: float = 0.0
+    pitch: float = 0.0
+    yaw: float = 0.0
     buttons: list[int] = field(default_factory=lambda: [0, 0])
 
 
@@ -50,6 +53,16 @@ def test_shape_is_still_in_the_dead_zone_continuous_and_full_at_the_stop():
     assert not shape(np.array([DEADZONE, -DEADZONE, 0.0])).any()
     assert 0 < shape(np.array([DEADZONE + 1e-3, 0, 0]))[0] < 1e-3
     np.testing.assert_allclose(shape(np.array([1.0, -1.0, 1.3])), [1, -1, 1])
+
+
+def test_turning_the_cap_turns_a_body_that_turns():
+    most = (STEP, STEP, STEP, 0.05, 0.05, 0.05)
+    names, units = ("dx", "dy", "dz", "rx", "ry", "rz", "gripper"), (*["m"] * 3, *["rad"] * 3, "1")
+    device = Device()
+    with SpaceMouse(replace(SPEC, action=ArraySpec(names, units, (*(-m for m in most), 0.0), (*most, 1.0))), device=device) as mouse:
+        mouse.reset()
+        device.queue = [{"roll": -1.0, "pitch": DEADZONE, "yaw": 1.0}]
+        np.testing.assert_allclose(mouse.decide(NOW).action, [0, 0, 0, -0.05, 0, 0.05, 1], atol=1e-7)
 
 
 def test_the_newest_report_steers_and_buttons_act_once():
