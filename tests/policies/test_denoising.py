@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from hardware import RobotConfig, spec_of
 from robolearn.core.config import load_config
 from robolearn.core.errors import UserError
 from robolearn.experiments.train import Config
 from robolearn.policies._denoising import DenoisingConfig, of_the_rest
-from robolearn.policies.consistency import ConsistencyConfig
+from robolearn.policies.consistency import ConsistencyConfig, _shared
 from robolearn.policies.diffusion import DiffusionConfig
 from robolearn.policies.flow import FlowConfig
 from robolearn.testing import SPEC, PolicyContract
@@ -104,4 +105,10 @@ def test_a_config_that_cannot_be_built_says_why_in_one_line(kind: type[Denoising
 @pytest.mark.parametrize(("name", "kind"), [("flow", FlowConfig), ("dit", DiffusionConfig), ("consistency", ConsistencyConfig)])
 def test_the_configs_are_valid(name, kind):
     policy = load_config(Path(f"configs/train/pusht_state_{name}.yaml"), Config).policy
-    assert type(policy) is kind and sum(p.numel() for p in policy.build(SPEC).net.parameters()) > 1e6
+    built = policy.build(spec_of(RobotConfig("pusht:state")))
+    assert type(policy) is kind and sum(p.numel() for p in built.net.parameters()) > 1e6
+
+
+def test_the_students_config_fits_its_teachers():
+    student, teacher = (load_config(Path(f"configs/train/pusht_state_{name}.yaml"), Config).policy for name in ("consistency", "flow"))
+    assert _shared(student) == _shared(teacher)
