@@ -64,6 +64,16 @@ class RobotSpec:
     def state_dim(self) -> int:
         return sum(s.dim for s in self.state.values())
 
+    @property
+    def incremental(self) -> bool:
+        """Actions say how far or how fast to go, not where: repeated they go on, and zeros hold."""
+        return "delta" in self.action_mode or "velocity" in self.action_mode
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Which numbers of an action (A,) are steps or speeds, of which 0 means to stay; grippers are told where to be."""
+        return np.array([self.incremental and "grip" not in name for name in self.action.names], dtype=bool)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
         return asdict(self) | {

@@ -127,6 +127,7 @@ class Windows:
             if difference := self.spec.diff(restrict(store.spec, cameras, state_keys)):
                 raise UserError(f"{self.stores[0].path} and {store.path} do not fit together: {'; '.join(difference)}")
         self.history, self.horizon, self.stride = history, horizon, stride
+        self._steps = self.spec.steps
         self._images, self._future, self._future_images, self._past = images, future, future_images, past
         self._offsets = np.cumsum([0, *(store.rows for store in self.stores)])
         self._state = np.concatenate([_states(store, self.spec) for store in self.stores])
@@ -151,23 +152,21 @@ class Windows:
 
     def chunks(self) -> np.ndarray:
         """The actions of all samples, (len, H, A): what a normalizer of actions relative to the state is fitted on."""
-        ahead = self._rows[:, None] + self.stride * np.arange(self.horizon)
-        return self._action[np.minimum(ahead, self._last[self._rows][:, None])]
+        return self._done(*self._ahead(self._rows))
 
     def read(self, indices: np.ndarray | Sequence[int], salt: int = 0) -> Window:
-        """The samples at these indices, 0 <= index < len. Action rows past the episode's end repeat the last and are marked in pad.
+        """The samples at these indices, 0 <= index < len. Past the episode's end, marked in pad, actions say to stay.
 
         salt: another number draws other goals, the same one the same (`Batches` gives the batch's number).
         """
         rows = self._rows[np.asarray(indices)]
-        ahead = rows[:, None] + self.stride * np.arange(self.horizon)
-        last = self._last[rows][:, None]
+        ahead, last = self._ahead(rows)
         real = np.minimum(ahead, last)
         seen = history_rows(rows, self._first[rows], self.history, self.stride)
         obs = self._look(seen, self._images)
         window = Window(
             obs=replace(obs, past=self._behind(rows, seen) if self._past else None, goal=self._wanted(rows, salt)),
-            action=self._action[real],
+            action=self._done(ahead, last),
             pad=ahead > last,
         )
         if not self._future:
@@ -216,6 +215,17 @@ class Windows:
         if weight.shape != (len(self),) or not np.all(weight >= 0) or not 0 < weight.sum() < np.inf:
             raise ValueError(f"weights: {weight.shape}, sum {weight.sum()}; expected ({len(self)},), none negative, and one above 0")
         return weight / weight.sum()
+
+    def _ahead(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of each sample's actions (B, H), were its episode long enough, and the episode's last row (B, 1)."""
+        return rows[:, None] + self.stride * np.arange(self.horizon), self._last[rows][:, None]
+
+    def _done(self, ahead: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """(B, H, A). Repeated past the end, a position is held but a step goes on: those are zero there."""
+        action = self._action[np.minimum(ahead, last)]
+        if self._steps.any():
+            action[(ahead > last)[..., None] & self._steps] = 0
+        return action
 
     def _look(self, rows: np.ndarray, images: bool, live: bool = True) -> Look:
         cameras, late = self.spec.cameras if images else (), self._seen if live else {}

@@ -31,6 +31,11 @@ class ExpectileValue(nn.Module):
     def forward(self, row: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
         return self.net(row).float().squeeze(-1)
 
+    @property
+    def _later(self) -> nn.Module:
+        """What says the value of what comes after. The moving average that is validated is an average already: its target never moved."""
+        return self.target if self.training else self.net
+
     @torch.no_grad()
     def follow(self, reward: Float[Tensor, "B H"]) -> None:
         """Once per update: the target moves towards the value, and larger rewards are noted."""
@@ -57,6 +62,6 @@ class ExpectileValue(nn.Module):
         earned = (1 - self.discount) * (reward * powers[:-1]).sum(1)
         stayed = (reward * ~terminal).gather(1, steps.clamp(max=horizon - 1).unsqueeze(1)).squeeze(1)
         with torch.no_grad():
-            after = torch.where(steps == horizon, self.target(rows[:, -1]).float().squeeze(-1), stayed)
+            after = torch.where(steps == horizon, self._later(rows[:, -1]).float().squeeze(-1), stayed)
         error = earned + powers[(steps + 1).clamp(max=horizon)] * after - self(rows[:, 0])
         return torch.where(error < 0, 1 - self.expectile, self.expectile) * error.square()

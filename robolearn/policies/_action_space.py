@@ -68,7 +68,8 @@ class Held:
         if self.part.form is None or self.form is None:
             return value if start is None else value + start
         if start is None:
-            return value if self.form == self.part.form else from_matrix(to_matrix(value, self.form), self.part.form)
+            again = self.form != self.part.form or self.form in ("rot6d", "rot6d_rows")
+            return from_matrix(to_matrix(value, self.form), self.part.form) if again else value
         return from_matrix(compose(to_matrix(value, self.form), start), self.part.form)
 
     def _start(self, state: Tensor | None) -> Tensor | None:
@@ -88,7 +89,7 @@ class ActionSpace:
     """
 
     def __init__(self, spec: RobotSpec, actions: Actions = "absolute", rotations: Rotations = "as stored", relative_to: Sequence[str] = ()):
-        parts = _parts(spec.action)
+        parts = _parts(spec.action, joints="joint" in spec.action_mode)
         self.relative = actions == "delta"
         if relative_to and not self.relative:
             raise UserError(f"policy.relative_to: {', '.join(relative_to)} without policy.actions: delta; leave it out, or ask for delta")
@@ -97,9 +98,25 @@ class ActionSpace:
         references = _references(spec, parts, relative_to) if self.relative else {}
         forms = {part: part.form and ("rot6d" if rotations == "6d" else part.form) for part in parts}
         self._held = [Held(part, forms[part], references.get(part)) for part in parts]
+        # Two vectors that are stored as such need no encoding, but an answer's have to be made orthonormal.
         self._plain = all(held.reference is None and held.form == held.part.form for held in self._held)
+        self._plain_out = self._plain and not any(held.form in ("rot6d", "rot6d_rows") for held in self._held)
         self.dim = sum(held.dim for held in self._held)
         self._order = np.argsort([column for part in parts for column in part.columns]).tolist()  # from the parts' to the action's
+
+    def mean(self, action: Float[Tensor, "N A"], weight: Float[Tensor, " N"]) -> Float[Tensor, " A"]:
+        """The weighted mean of actions in physical units. Rotations: the one nearest to the mean of their matrices (chordal L2 mean,
+        Hartley et al., IJCV 2013, section 5.3), since numbers of angles and quaternions jump."""
+        share = weight / weight.sum()
+        mean = share @ action
+        for held in self._held:
+            if held.part.form is not None:
+                columns = list(held.part.columns)
+                matrix = (share[:, None, None] * to_matrix(action[:, columns], held.part.form)).sum(0)
+                left, _, right = torch.linalg.svd(matrix)
+                left[:, 2] *= torch.linalg.det(left @ right)  # a rotation, not a reflection
+                mean[columns] = from_matrix(left @ right, held.part.form)
+        return mean
 
     def encode(self, action: Float[Tensor, "*B H A"], state: Float[Tensor, "*B S"] | None = None) -> Float[Tensor, "*B H D"]:
         """Chunks in physical units as the policy holds them. state: the newest observed, physical units; needed where `relative`."""
@@ -109,7 +126,7 @@ class ActionSpace:
 
     def decode(self, inside: Float[Tensor, "*B H D"], state: Float[Tensor, "*B S"] | None = None) -> Float[Tensor, "*B H A"]:
         """The inverse; rotations come back as the same rotation in canonical numbers (see models.rotations)."""
-        if self._plain:
+        if self._plain_out:
             return inside
         values = inside.split([held.dim for held in self._held], dim=-1)
         parts = [held.decode(value, state) for held, value in zip(self._held, values, strict=True)]
@@ -125,11 +142,11 @@ class ActionSpace:
         return self.encode(chunks, torch.from_numpy(state) if self.relative else None).flatten(0, 1).numpy()
 
 
-def _parts(spec: ArraySpec, first: int = 0) -> list[Part]:
-    """In the order of the vector; `first`: the column where it begins."""
+def _parts(spec: ArraySpec, first: int = 0, joints: bool = False) -> list[Part]:
+    """In the order of the vector; `first`: the column where it begins. joints: a wrist's roll, pitch and yaw are no rotation."""
     rotations: dict[int, Part] = {}  # by their first column
     taken: set[int] = set()
-    for names, form in _NAMED.items():
+    for names, form in () if joints else _NAMED.items():
         for prefix in dict.fromkeys(name.removesuffix(names[0]) for name in spec.names if name.endswith(names[0])):
             if not {prefix + name for name in names} <= set(spec.names):
                 continue
@@ -148,9 +165,9 @@ def _parts(spec: ArraySpec, first: int = 0) -> list[Part]:
 def _references(spec: RobotSpec, parts: Sequence[Part], relative_to: Sequence[str]) -> dict[Part, Part]:
     """What each part is relative to: the state's part of the same name and unit; where none has its name, of the states in
     `relative_to` the one at the same place. Parts without one stay absolute."""
-    if "delta" in spec.action_mode or "velocity" in spec.action_mode:
+    if spec.incremental:
         raise UserError(f"policy.actions: delta; actions of mode {spec.action_mode} are differences already; valid: absolute")
-    states, wanted = _states(spec), [part for part in parts if "grip" not in part.name]
+    states, wanted = _states(spec, joints="joint" in spec.action_mode), [part for part in parts if "grip" not in part.name]
     for name in relative_to:
         if name not in states:
             raise UserError(f"policy.relative_to: {name!r} is not a state the policy sees; valid: {', '.join(states) or '(none)'}")
@@ -178,11 +195,11 @@ def _references(spec: RobotSpec, parts: Sequence[Part], relative_to: Sequence[st
     return found
 
 
-def _states(spec: RobotSpec) -> Mapping[str, list[Part]]:
+def _states(spec: RobotSpec, joints: bool) -> Mapping[str, list[Part]]:
     """The parts of every state but for grippers, their columns counted through the whole state vector."""
     states, first = {}, 0
     for name, vector in spec.state.items():
-        states[name] = [part for part in _parts(vector, first) if "grip" not in part.name]
+        states[name] = [part for part in _parts(vector, first, joints) if "grip" not in part.name]
         first += vector.dim
     return states
 

@@ -37,7 +37,7 @@ class ChunkConfig:
     relative_to: tuple[str, ...] = ()  # delta: the states they are relative to; empty: found by name and unit
     rotations: Rotations = "as stored"  # inside; 6d: those of the action become two vectors
     units: Literal["range", "gaussian"] = "range"  # of states and actions inside: [min, max] -> [-1, 1], or mean 0 and deviation 1
-    mask_pad: bool = False  # leave actions past an episode's end out of the loss, or teach the repeated last one (position targets)
+    mask_pad: bool = False  # leave actions past an episode's end out of the loss, or teach to stay there (the last target again; no step)
 
     def build(self, spec: RobotSpec) -> ChunkPolicy:
         """Only a kind of policy knows how: UserError otherwise."""

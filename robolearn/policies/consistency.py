@@ -73,7 +73,7 @@ class ConsistencyPolicy(DenoisingPolicy):
         if path is None:
             raise UserError("policy.teacher: none; expected the policy.pt of a diffusion or flow policy")
         teacher = load_policy(path, self.spec, self.rungs.device)
-        if not isinstance(teacher, DenoisingPolicy) or isinstance(teacher, ConsistencyPolicy):
+        if not isinstance(teacher, DenoisingPolicy) or type(teacher).ladder is DenoisingPolicy.ladder:
             raise UserError(f"policy.teacher: {path} is a {type(teacher).__name__}; expected a diffusion or flow policy")
         own, its = _shared(self.config), _shared(teacher.config)
         for name in own:
@@ -117,7 +117,8 @@ class ConsistencyPolicy(DenoisingPolicy):
             clean = _clean(self._apart.teacher.net, here, chunk, cond, known)
             noise = (chunk - here[1] * clean) / here[2]
             lower = _keep(there[1] * clean.clamp(-self.limit, self.limit) + there[2] * noise, action, known)
-            goal = _clean(self.target, there, lower, cond, known).clamp(-self.limit, self.limit)
+            # What is validated is an average already; its copy of the target stands where training began.
+            goal = _clean(self.target if self.training else self.net, there, lower, cond, known).clamp(-self.limit, self.limit)
         miss = _clean(self.net, here, chunk, cond, known) - goal
         return of_the_rest((miss.square().sum(-1) + SOFT**2).sqrt() - SOFT, known)
 

@@ -31,14 +31,18 @@ class ReplayConfig(ChunkConfig):
 
 
 class ReplayPolicy(NearestPolicy):
-    """act() goes on as the demonstration of the nearest row did, to its end, and then repeats its last action.
+    """act() goes on as the demonstration of the nearest row did, to its end, and then stays: it repeats the last action, or moves by
+    nothing where actions say how far to go; grippers keep what they were told last.
 
     Of several samples the k-th follows the k-th nearest row.
     """
 
+    steps: Tensor  # (A,) which numbers of an action are
+
     def __init__(self, config: ReplayConfig, spec: RobotSpec):
         super().__init__(config, spec, (config.state_weight, config.image_weight, config.goal_weight))
         # One action for each row, in physical units, not one chunk: those that follow it are the next rows'.
+        self.register_buffer("steps", torch.from_numpy(self.spec.steps), persistent=False)
         dims = {"key": self.cond_dim, "state": self.spec.state_dim, "action": self.spec.action.dim}
         self.memory = Memory({name: (dim,) for name, dim in dims.items()} | {"left": (), "counts": ()})
 
@@ -50,7 +54,7 @@ class ReplayPolicy(NearestPolicy):
         before = torch.cat([self.memory["left"][-1:].to(left), left])
         follows = (before[1:] == before[:-1] - 1) | (before[:-1] == 1) | ((before[:-1] == self.horizon) & (before[1:] == self.horizon))
         if not follows.all():
-            raise UserError("replay: the windows are not one for each row, in order; reading.stride: valid 1")
+            raise UserError("replay: the windows are not one for each row, in order")
         row = {"state": batch.obs.state[:, -1], "action": batch.action[:, 0], "counts": self.counts(batch)[:, 0]}
         self.memory.append(key=self.key(self.condition(batch.obs)), left=left, **row)
 
@@ -71,5 +75,7 @@ class ReplayPolicy(NearestPolicy):
         ahead = torch.arange(self.horizon, device=rows.device)
         ahead = torch.minimum(ahead, self.memory["left"][rows].long() - 1).minimum(len(self.memory) - 1 - rows)
         taught = ((~counts[rows + ahead]).cumsum(-1) == 0).sum(-1, keepdim=True)  # a demonstration ends before a row that is weighted away
-        chunks = self.memory["action"][rows + torch.minimum(ahead, taught - 1)].flatten(0, 1)
+        chunks = self.memory["action"][rows + torch.minimum(ahead, taught - 1)]
+        over = torch.arange(self.horizon, device=rows.device) > torch.minimum(ahead, taught - 1)
+        chunks = torch.where(over.unsqueeze(-1) & self.steps, 0.0, chunks).flatten(0, 1)
         return self.inside(chunks, Obs({}, self.memory["state"][rows].flatten(0, 1))).unflatten(0, (-1, n))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+Mean = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
 
 class ChunkRunner:
     """Hands out one action per call and has a new chunk planned where one is due, in one of two ways.
@@ -17,16 +19,17 @@ class ChunkRunner:
 
     Temporal ensembling: with `ensemble` = m a chunk is planned at every call, and the action is the mean of what all chunks so far say
     about now, weighted exp(-m i), i = 0 being the oldest (Zhao et al., ACT, RSS 2023, section IV-B). `execute` is then without effect.
+    mean: how actions (N, A) of weights (N,) are averaged, where rotations among them are no plain numbers.
     """
 
-    def __init__(self, execute: int, ahead: int = 0, ensemble: float | None = None) -> None:
+    def __init__(self, execute: int, ahead: int = 0, ensemble: float | None = None, mean: Mean | None = None) -> None:
         if execute < 1:
             raise ValueError(f"chunk: {execute} actions per inference; expected at least 1")
         if ahead < 0:
             raise ValueError(f"prefix: {ahead} actions; expected 0 or more")
         if ensemble is not None and (ahead or not math.isfinite(ensemble)):
             raise ValueError(f"ensemble: {ensemble} with a prefix of {ahead} actions; expected a finite number, and no prefix")
-        self.execute, self.ahead, self.ensemble = execute, ahead, ensemble
+        self.execute, self.ahead, self.ensemble, self.mean = execute, ahead, ensemble, mean or _plain_mean
         self.reset()
 
     def reset(self) -> None:
@@ -62,6 +65,10 @@ class ChunkRunner:
         self._chunks.append(chunk)
         exponent = -rate * np.arange(len(self._chunks))
         weight = np.exp(exponent - exponent.max())
-        action = weight @ np.stack([held[0] for held in self._chunks]).astype(np.float64) / weight.sum()
+        action = self.mean(np.stack([held[0] for held in self._chunks]).astype(np.float64), weight)
         self._chunks = [held[1:] for held in self._chunks if len(held) > 1]
         return action.astype(np.float32)
+
+
+def _plain_mean(action: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return weight @ action / weight.sum()

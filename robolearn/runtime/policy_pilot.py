@@ -16,8 +16,9 @@ from hardware.types import Command, Observation, Source
 from robolearn.core.types import Obs, Policy
 from robolearn.data.tensors import observation_window
 from robolearn.models.precision import Precision, autocast, halve, has_bfloat16
+from robolearn.policies._action_space import ActionSpace
 from robolearn.policies.chunk import ChunkPolicy
-from robolearn.runtime.chunk import ChunkRunner
+from robolearn.runtime.chunk import ChunkRunner, Mean
 from robolearn.runtime.past import PastRecord
 
 
@@ -52,7 +53,8 @@ class PolicyPilot:
             raise ValueError(f"prefix: {prefix} actions; {type(policy).__name__} was trained for at most {most}")
         self.policy = policy.eval()
         self.source = source
-        self._runner = ChunkRunner(chunk, prefix, ensemble)
+        space = getattr(policy, "space", None)
+        self._runner = ChunkRunner(chunk, prefix, ensemble, None if space is None else _mean_in(space))
         self._device = next((t.device for t in chain(policy.parameters(), policy.buffers())), torch.device("cpu"))
         self._history: deque[Observation] = deque(maxlen=policy.history)
         self._half = precision == "bfloat16" or (precision == "auto" and has_bfloat16(self._device))
@@ -103,3 +105,7 @@ class PolicyPilot:
                 prefix = torch.from_numpy(decided)[None].to(self._device)
                 return cast(ChunkPolicy, self.policy).sample(obs, 1, prefix=prefix)[0, 0].cpu().numpy()
             return self.policy.act(obs)[0].cpu().numpy()
+
+
+def _mean_in(space: ActionSpace) -> Mean:
+    return lambda action, weight: space.mean(torch.from_numpy(action), torch.from_numpy(weight)).numpy()

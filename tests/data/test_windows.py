@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from hardware.types import ArraySpec, RobotSpec
 from robolearn.core.errors import UserError
+from robolearn.data.episode import Episode
 from robolearn.data.sampling import Sampler
 from robolearn.data.store import EpisodeStore
 from robolearn.data.tensors import to_batch
@@ -48,8 +50,27 @@ def test_every_window_is_what_a_loop_over_the_episode_would_take(store, episodes
         np.testing.assert_array_equal(batch.obs.state[i], state[past])
         for camera in ("front", "wrist"):
             np.testing.assert_array_equal(batch.obs.images[camera][i], episode.images[camera][past].transpose(0, 3, 1, 2))
-        np.testing.assert_array_equal(batch.action[i], episode.action[np.minimum(ahead, len(episode) - 1)])
+        action = episode.action[np.minimum(ahead, len(episode) - 1)].copy()
+        action[np.array(ahead) >= len(episode)] = 0  # the spec's actions are steps: past the end the arm stays
+        np.testing.assert_array_equal(batch.action[i], action)
         assert batch.pad[i].tolist() == [k >= len(episode) for k in ahead]
+
+
+def test_past_the_end_a_position_is_held_a_step_is_not_repeated_and_a_gripper_keeps_what_it_was_told(tmp_path):
+    names = ("dx", "gripper")
+    for mode, last in (("joint_pos", [[4, 1]] * 2), ("joint_velocity", [[0, 1]] * 2), ("ee_delta", [[0, 1]] * 2)):
+        action = ArraySpec(names, ("m", "1"), (-9.0, 0.0), (9.0, 1.0))
+        spec = RobotSpec("arm", {}, {"q": ArraySpec(("a",), ("rad",), (-9.0,), (9.0,))}, action, mode, 10.0)
+        assert spec.steps.tolist() == [mode != "joint_pos", False]
+        with EpisodeStore.create(tmp_path / mode, spec) as store:
+            count = np.arange(1, 5, dtype=np.float32)
+            done = np.stack([count, np.ones(4, np.float32)], axis=1)
+            none = np.zeros(4, np.float32)
+            store.append(Episode(np.arange(4) / 10.0, {}, {"q": count[:, None]}, done, done, none, none > 0, np.zeros(4, np.uint8)))
+        windows = Windows(EpisodeStore.open(tmp_path / mode), 1, 3)
+        assert windows.read([3]).action[0].tolist() == [[4, 1], *last]
+        np.testing.assert_array_equal(windows.chunks()[3], windows.read([3]).action[0])
+        assert windows.read([1]).action[0].tolist() == [[2, 1], [3, 1], [4, 1]]
 
 
 def test_future_is_the_observation_after_each_action_and_its_mask_tells_the_truth(store, episodes):
@@ -135,7 +156,7 @@ def test_several_stores_are_one(tmp_path, store, spec, make_episode):
     alone = to_batch(Windows(store, 2, 3).read(np.array([3, 0])))
     np.testing.assert_array_equal(batch.obs.images["front"][[1, 3]], alone.obs.images["front"])
     np.testing.assert_array_equal(batch.obs.images["front"][2, 1], other_episode.images["front"][0].transpose(2, 0, 1))
-    np.testing.assert_array_equal(batch.action[0], np.repeat(other_episode.action[8:], 3, 0))
+    np.testing.assert_array_equal(batch.action[0], [other_episode.action[8], [0] * 3, [0] * 3])
     assert [group.tolist() for group in both.groups()] == [list(range(46)), list(range(46, 55))]
     with (
         EpisodeStore.create(tmp_path / "s.zarr", replace(spec, rate_hz=5.0)) as slow,

@@ -88,3 +88,13 @@ def test_without_rewards_there_is_no_value():
     constant(value.target, 0.0)
     last = torch.zeros(3, 2) > 0
     assert torch.equal(value.errors(torch.zeros(3, 3, 2), torch.zeros(3, 2), last, last), torch.zeros(3))
+
+
+def test_judged_by_validation_what_comes_after_is_the_values_own():
+    """The averaged copy that is validated has a target as it stood when training began."""
+    value, rows = build(), torch.randn(4, 3, 2)
+    reward, there = torch.zeros(4, 2), torch.ones(4, 2, dtype=torch.bool)
+    constant(value.target, 5.0)
+    constant(value.net, 0.0)
+    assert value.train().errors(rows, reward, ~there, there).min() > 1
+    assert value.eval().errors(rows, reward, ~there, there).max() == 0

@@ -14,6 +14,7 @@ from robolearn.core.errors import UserError
 from robolearn.core.types import Past
 from robolearn.data.editing import rotations
 from robolearn.learners.imitation import Imitation, ImitationConfig
+from robolearn.models.rotations import to_matrix
 from robolearn.policies._action_space import ActionSpace
 from robolearn.policies.act import ActConfig
 from robolearn.policies.bc import BcConfig
@@ -86,6 +87,44 @@ def test_what_goes_in_comes_out(seed, name, actions, form):
     same_rotation = ActionSpace(spec, "absolute", form if form == "6d" or name == "joints" else "6d")
     tolerance = 1e-5 if name != "euler" else 1e-4  # numbers and matrices, degrees among them
     assert torch.allclose(same_rotation.encode(out), same_rotation.encode(action), atol=tolerance)
+
+
+WRIST = robot({"q": vector("wrist_roll wrist_pitch wrist_yaw", "rad")}, vector("wrist_roll wrist_pitch wrist_yaw", "rad"), "joint_pos")
+
+
+def test_three_joints_of_a_wrist_are_no_rotation():
+    """As one they would come back as another trio of angles, where the second lies beyond a right angle."""
+    action = torch.tensor([[[0.2, 1.9, -0.3]]])
+    space = ActionSpace(WRIST, "delta")
+    assert torch.allclose(space.decode(space.encode(action, action[:, 0] * 0.9), action[:, 0] * 0.9), action)
+    with pytest.raises(UserError, match="the action has no rotation"):
+        ActionSpace(WRIST, rotations="6d")
+
+
+@pytest.mark.parametrize("name", ["pose", "euler", "arms"])
+def test_the_mean_of_rotations_is_a_rotation_between_them(name):
+    """Numbers of angles jump: of 3.13 and -3.13 about one axis the mean is pi, not nothing."""
+    space, (action, _) = ActionSpace(ROBOTS[name]), drawn(ROBOTS[name], 1, 1, seed=3)
+    one = action[0, 0].double()
+    assert torch.allclose(
+        _turned(space, space.mean(one.repeat(3, 1), torch.tensor([1.0, 2.0, 0.5]).double())), _turned(space, one), atol=1e-6
+    )
+    pose = ActionSpace(POSE)
+    two = torch.tensor([[0.0, 0, 0, 3.13, 0, 0, 1], [0.2, 0, 0, -3.13, 0, 0, 0]], dtype=torch.float64)
+    mean = pose.mean(two, torch.tensor([1.0, 1.0]).double())
+    assert mean[3:6].norm() == pytest.approx(np.pi) and mean[[0, 6]].tolist() == pytest.approx([0.1, 0.5])
+
+
+def _turned(space: ActionSpace, action: torch.Tensor) -> torch.Tensor:
+    """The action with matrices for rotations."""
+    parts = [(held.part, action[list(held.part.columns)]) for held in space._held]
+    return torch.cat([to_matrix(value, part.form).flatten() if part.form else value for part, value in parts])
+
+
+def test_answers_in_two_vectors_are_made_orthonormal_even_where_the_data_has_them():
+    spec = robot({"q": vector("a", "rad")}, vector("r11 r21 r31 r12 r22 r32", "1"))
+    out = ActionSpace(spec).decode(torch.tensor([[[2.0, 0, 0, 1, 3, 0]]]))
+    assert torch.allclose(out, torch.tensor([[[1.0, 0, 0, 0, 1, 0]]]))
 
 
 def test_by_default_it_does_nothing():

@@ -17,6 +17,7 @@ from robolearn.policies.consistency import ConsistencyConfig
 from robolearn.policies.diffclone import DiffCloneConfig
 from robolearn.policies.diffusion import DiffusionConfig
 from robolearn.policies.flow import FlowConfig
+from robolearn.policies.regression import RegressionConfig
 from robolearn.testing import SPEC, PolicyContract
 from tests.policies.test_denoising import two_ways
 
@@ -106,6 +107,14 @@ class TestOfDiffusion(StudentContract):
         student.train().loss(batch)
         assert gap() == pytest.approx(0.95)
 
+    def test_validated_it_is_its_own_target(self):
+        """The averaged copy's target stands where training began: judged against it the student would look worse as it learns."""
+        student, batch = self.build(), self.batch(4)
+        with torch.no_grad():
+            student.target.head.bias.add_(5)
+        far = student.train().loss(batch)[1]["loss"]
+        assert student.eval().loss(batch)[1]["loss"] < 0.5 * far
+
     def test_its_teacher_must_fit(self, tmp_path):
         with pytest.raises(UserError, match=r"policy.widths: \(8, 16\); the teacher .*teacher.pt has \(16, 32\)"):
             replace(self.config, widths=(8, 16)).build(self.spec).prepare()
@@ -115,6 +124,10 @@ class TestOfDiffusion(StudentContract):
         save_checkpoint(tmp_path / "bc.pt", bc.build(self.spec), bc)
         with pytest.raises(UserError, match="bc.pt is a BcPolicy; expected a diffusion or flow policy"):
             replace(self.config, teacher=tmp_path / "bc.pt").build(self.spec).prepare()
+        regression = RegressionConfig(**UNET, history=2)
+        save_checkpoint(tmp_path / "regression.pt", regression.build(self.spec), regression)
+        with pytest.raises(UserError, match="regression.pt is a RegressionPolicy; expected a diffusion or flow policy"):
+            replace(self.config, teacher=tmp_path / "regression.pt").build(self.spec).prepare()
         save_checkpoint(tmp_path / "student.pt", self.build(), self.config)
         with pytest.raises(UserError, match="student.pt is a ConsistencyPolicy"):
             replace(self.config, teacher=tmp_path / "student.pt").build(self.spec).prepare()

@@ -12,6 +12,7 @@ from robolearn.core.types import Obs, Policy
 from robolearn.data.store import EpisodeStore
 from robolearn.data.tensors import observation_window, to_batch
 from robolearn.data.windows import Windows
+from robolearn.policies.bc import BcConfig
 from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.rollout import rollout
@@ -120,6 +121,20 @@ def test_with_an_ensemble_it_asks_at_every_step_and_averages():
     assert commands[3].action[0] == pytest.approx(weight @ about_now / weight.sum(), rel=1e-5)
     pilot.reset()
     assert pilot.decide(look(0)).action[0] == 5, "nothing of the last episode is averaged in"
+
+
+def test_rotations_are_ensembled_as_rotations():
+    names, units = ("rx", "ry", "rz"), ("rad",) * 3
+    spec = RobotSpec(
+        "arm", {}, {"pose": ArraySpec(("x",), ("m",), (-1,), (1,))}, ArraySpec(names, units, (-4,) * 3, (4,) * 3), "ee_pose", 10
+    )
+    policy = BcConfig(history=1, horizon=2, hidden=(8,)).build(spec)
+    answers = iter(torch.tensor([[[3.13, 0, 0]] * 2, [[-3.13, 0, 0]] * 2]))
+    policy.act = lambda obs: next(answers)[None]
+    pilot = PolicyPilot(policy, ensemble=0.0)
+    for time in (0.0, 0.1):
+        command = pilot.decide(Observation(time, {}, {"pose": np.zeros(1, np.float32)}))
+    assert np.linalg.norm(command.action) == pytest.approx(np.pi, abs=1e-3)
 
 
 class Continues(ChunkPolicy):
