@@ -43,7 +43,7 @@ class Window:
     """B samples: what was seen, the H actions from then on, and (asked for with `future`) what came of each."""
 
     obs: Look
-    action: np.ndarray  # float32 (B, H, A); past the episode's end the last is repeated
+    action: np.ndarray  # float32 (B, H, A); past the episode's end the arm stays
     pad: np.ndarray  # bool (B, H): past the end
     reward: np.ndarray | None = None  # float32 (B, H)
     terminal: np.ndarray | None = None  # bool (B, H)

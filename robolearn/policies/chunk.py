@@ -30,7 +30,7 @@ class ChunkConfig:
     horizon: int = 16  # actions it predicts, the first for the newest observation
     encoder: EncoderConfig | None = None  # null: no cameras, state only
     cameras: tuple[str, ...] = ()  # empty: all of the robot's (none without an encoder)
-    state: tuple[str, ...] = ()  # empty: all of the robot's
+    state: tuple[str, ...] = ()  # empty: all of the robot's; [none]: none of them, cameras only
     goal: Literal["none", "image", "state", "language"] = "none"  # what it is told to reach: a picture, a state, words
     language: LanguageConfig | None = None  # the text encoder of a goal in words
     actions: Actions = "absolute"  # inside: as stored, or position targets from the newest observed state on
@@ -45,9 +45,12 @@ class ChunkConfig:
 
     def select(self, spec: RobotSpec) -> RobotSpec:
         """The part of `spec` the policy looks at. Raises UserError naming the valid choices."""
-        chosen = restrict(spec, (self.cameras or None) if self.encoder else (), self.state or None)
+        state = () if self.state == ("none",) else self.state or None
+        chosen = restrict(spec, (self.cameras or None) if self.encoder else (), state)
         if self.encoder and not chosen.cameras:
             raise UserError(f"policy.encoder: robot '{spec.name}' has no camera; leave the encoder out (null)")
+        if not chosen.cameras and not chosen.state_dim:
+            raise UserError("policy.state: none, and no encoder: the policy would see nothing")
         return chosen
 
 

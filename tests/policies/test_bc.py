@@ -1,7 +1,9 @@
 from dataclasses import replace
 
+import pytest
 import torch
 
+from robolearn.core.errors import UserError
 from robolearn.models.encoders.cnn import SmallCnnConfig
 from robolearn.policies.bc import BcConfig
 from robolearn.testing import PolicyContract
@@ -15,6 +17,19 @@ class TestImagePolicy(PolicyContract):
     config = BcConfig(
         hidden=(64,), dropout=0.0, horizon=4, error="huber", encoder=SmallCnnConfig(channels=(8, 8), strides=(2, 2), keypoints=4)
     )
+
+
+def test_it_can_be_left_to_the_cameras_alone_but_must_see_something():
+    encoder = SmallCnnConfig(channels=(8,), strides=(2,), keypoints=4)
+    contract = TestStatePolicy()
+    contract.config = BcConfig(hidden=(16,), horizon=4, state=("none",), encoder=encoder)
+    policy, batch = contract.build(), contract.batch(3)
+    assert policy.spec.state_dim == 0 == batch.obs.state.shape[-1] and policy.row_dim == policy.encoder.out_dim
+    assert policy.act(batch.obs).shape == (3, 4, 3) and torch.isfinite(policy.loss(batch)[0])
+    with pytest.raises(UserError, match="policy.state: none, and no encoder: the policy would see nothing"):
+        BcConfig(state=("none",)).build(contract.spec)
+    with pytest.raises(UserError, match="state: 'none' is not in the data"):
+        BcConfig(state=("none", "position")).build(contract.spec)
 
 
 def test_it_has_one_answer():
