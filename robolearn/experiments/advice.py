@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,17 +17,25 @@ _SHORT = ("not enough memory", "can't allocate memory", "cannot allocate memory"
 def advised(config: Config) -> Iterator[None]:
     """Memory that does not suffice and a loss that is not finite, as one line that says what to change. The saved state stays."""
     try:
+        with enough_memory(f"at batch_size {config.batch_size}", remedies(config)):
+            yield
+    except FloatingPointError as error:
+        raise UserError(
+            f"{error}; now {config.imitation.lr:g}: --imitation.lr {config.imitation.lr / 3:.1g}, in a folder of its own"
+        ) from error
+
+
+@contextmanager
+def enough_memory(where: str, remedies: Sequence[str]) -> Iterator[None]:
+    """Memory that does not suffice as one line."""
+    try:
         yield
     except (MemoryError, RuntimeError) as error:
         short = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error).lower() for words in _SHORT)
         if not short:
             raise
-        where = "GPU memory" if isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error) else "memory"
-        raise UserError(f"out of {where} at batch_size {config.batch_size}: {'; '.join(remedies(config))}") from error
-    except FloatingPointError as error:
-        raise UserError(
-            f"{error}; now {config.imitation.lr:g}: --imitation.lr {config.imitation.lr / 3:.1g}, in a folder of its own"
-        ) from error
+        what = "GPU memory" if isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error) else "memory"
+        raise UserError(f"out of {what} {where}: {'; '.join(remedies)}") from error
 
 
 def remedies(config: Config) -> list[str]:

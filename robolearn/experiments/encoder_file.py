@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,15 @@ from torch import Tensor
 from robolearn.core.config import to_dict
 from robolearn.core.errors import UserError
 from robolearn.core.files import write_atomic
+from robolearn.models.augment import Augment
 from robolearn.models.encoders.base import CameraEncoder, EncoderConfig
 
 _HEADER = "robolearn-encoder"
 _POLICY = "robolearn"  # the header of a policy's file, see core.checkpoint
 _COUNTER = "num_batches_tracked"  # of BatchNorm; nothing that is computed depends on it
+# Of an encoder's config: where the weights came from, what is trained, what only training does to images. The weights fit, and give equal
+# features of equal parts of the images, whatever these say.
+NO_MATTER = {"weights", "tune", "blocks", "rank", "per_camera"} | {f.name for f in fields(Augment)}
 _OWN = (_COUNTER, "lora_down", "lora_up")  # what a network may begin with itself
 
 
@@ -44,7 +49,8 @@ def load_weights(encoder: CameraEncoder, weights: str) -> str:
     found = _read(path) if path.is_file() else None
     if found is None:
         return encoder.load_weights(weights)
-    tensors, cameras, kind = found
+    tensors, cameras, settings = found
+    _check_settings(settings, encoder.config, path)
     wanted = encoder.state_dict()
     chosen = {name: source for name in wanted if (source := _source(name, tensors, encoder.cameras, cameras)) is not None}
     problem = next((f"{name!r} is missing" for name in wanted if name not in chosen and not name.endswith(_OWN)), None)
@@ -55,29 +61,40 @@ def load_weights(encoder: CameraEncoder, weights: str) -> str:
         if problem is None and (mine := tuple(wanted[name].shape)) != (its := tuple(tensors[source].shape)):
             problem = f"{name!r} is {its}; expected {mine}"
     if problem:
+        kind = type(encoder).__name__
         raise UserError(
-            f"encoder.weights: {path}: {kind} of {', '.join(cameras)} does not fit {type(encoder).__name__} of "
-            f"{', '.join(encoder.cameras)}: {problem}; "
+            f"encoder.weights: {path}: {kind} of {', '.join(cameras)} does not fit {kind} of {', '.join(encoder.cameras)}: {problem}; "
             "give both the same settings (where encoder.tune is none, all cameras share one network)"
         )
     encoder.load_state_dict({name: tensors[source] for name, source in chosen.items()}, strict=False)
     return f"file:{path.name}"
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], list[str], str] | None:
-    """(tensors, cameras, the class of its config) of an encoder's or a policy's file; None for one of another kind."""
+def settings_that_matter(config: EncoderConfig) -> dict[str, Any]:
+    return {name: value for name, value in to_dict(config, object).items() if name not in NO_MATTER}
+
+
+def _check_settings(its: Mapping[str, Any], config: EncoderConfig, path: Path) -> None:
+    """UserError for what no shape of a tensor tells, such as strides. What the file does not say was not to be chosen then."""
+    mine, usual = settings_that_matter(config), to_dict(type(config)(), object)
+    for name, value in mine.items():
+        if (there := its.get(name, usual[name])) != value:
+            raise UserError(f"encoder.{name}: {value}; expected {there}, with which {path} was made")
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], list[str], Mapping[str, Any]] | None:
+    """(tensors, cameras, settings) of an encoder's or a policy's file; None for one of another kind."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if _HEADER in metadata:
                 header, prefix = json.loads(metadata[_HEADER]), ""
-                config, cameras = header["encoder"], list(header["cameras"])
+                settings, cameras = dict(header["encoder"]), list(header["cameras"])
             elif _POLICY in metadata:
                 header, prefix = json.loads(metadata[_POLICY]), "encoder."
-                config = header["policy"].get("encoder")
-                if config is None:
+                if (settings := header["policy"].get("encoder")) is None:
                     raise UserError(f"encoder.weights: {path}: this policy has no encoder")
-                cameras = list(header["spec"]["cameras"])
+                settings, cameras = dict(settings), list(header["spec"]["cameras"])
             else:
                 return None
             tensors = {n.removeprefix(prefix): file.get_tensor(n) for n in file.keys() if n.startswith(prefix)}  # noqa: SIM118 not a dict
@@ -85,7 +102,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[str], str] | None:
         return None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"encoder.weights: {path}: damaged header: {type(error).__name__}: {error}") from error
-    return tensors, cameras, str(config["type"]).rpartition(":")[2].removesuffix("Config")
+    return tensors, cameras, settings
 
 
 def _source(name: str, tensors: Mapping[str, Tensor], mine: Collection[str], its: list[str]) -> str | None:

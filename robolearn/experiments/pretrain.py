@@ -20,6 +20,7 @@ from robolearn.core.types import Metrics
 from robolearn.data.store import EpisodeStore
 from robolearn.data.windows import restrict, split
 from robolearn.evaluation.probe import Part, linear_probe, small_pixels
+from robolearn.experiments.advice import enough_memory
 from robolearn.experiments.encoder_file import load_weights, save_encoder
 from robolearn.experiments.vision import device_named, encode
 from robolearn.learners.fit import fit, training_bar
@@ -94,6 +95,14 @@ def run(config: Config) -> None:
     torch.manual_seed(config.seed)  # the initial weights; everything else draws from generators of its own
     encoder = config.encoder.build(cameras)
     origin = load_weights(encoder, config.encoder.weights) if config.encoder.weights else "from scratch"
+    remedies = [f"--batch_size {max(config.batch_size // 2, 2)} halves the batch"]
+    if config.cache_mb:
+        remedies.append(f"--cache_mb 0 keeps no frames in RAM (now {config.cache_mb:g} MB)")
+    with enough_memory(f"at batch_size {config.batch_size}", remedies):
+        _pretrain(config, folder, store, encoder, origin, device)
+
+
+def _pretrain(config: Config, folder: Run, store: EpisodeStore, encoder: CameraEncoder, origin: str, device: torch.device) -> None:
     session = Session(config, folder, store, encoder, device)
     with folder, session.clips:
         result: dict[str, Any] = session.run() | {"encoder": origin, "objective": type(config.objective).__name__.removesuffix("Config")}
@@ -101,7 +110,7 @@ def run(config: Config) -> None:
         folder.finish(**result, parameters=sum(p.numel() for p in encoder.parameters()), device=str(device), checkpoint=PRODUCT)
         (config.out / "training.pt").unlink(missing_ok=True)
     _show(result)
-    console.print(f"{config.out / PRODUCT}: {result['steps']} steps in {result['train_seconds'] / 60:.1f} minutes; {origin}")
+    Console(stderr=True).print(f"{config.out / PRODUCT}: {result['steps']} steps in {result['train_seconds'] / 60:.1f} minutes; {origin}")
 
 
 class Session:
@@ -119,6 +128,7 @@ class Session:
         self.before: dict[str, Scores] = {}
         self._state_path, self._saved = config.out / "training.pt", 0.0
         self._recent: list[Metrics] = []
+        self._last: Metrics | None = None
         self._resume()
 
     def run(self) -> dict[str, Any]:
@@ -141,6 +151,8 @@ class Session:
                 self._on_step,
                 bar=bar,
             )
+            if self._last is not None:  # on a GPU the learner does not look by itself
+                self.learner.check(self._last)
         with self.folder.timed("probe"):
             after = {"probe_after": self._probe()}
         found = {"steps": self.steps, "train_seconds": round(self.seconds, 1), **self.before, **after, **self.validate()}
@@ -176,6 +188,7 @@ class Session:
 
     def _on_step(self, step: int, seconds: float, metrics: Metrics) -> None:
         self._recent.append(metrics)
+        self._last = metrics
         save = seconds - self._saved >= self.config.save_every_s or self._interrupt.wanted
         if step % 100 == 0 or save:
             self.learner.check(metrics)

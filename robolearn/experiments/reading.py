@@ -29,8 +29,6 @@ class ReadingConfig:
     """success: only episodes that succeeded; intervention: only rows in which a human took over; return: by exp(return / temperature)."""
     temperature: float = 0.1
     """Of weighting by return; returns are scaled to 0..1 over the episodes."""
-    stride: int = 1
-    """Rows between two observations of the history, and between two actions of the chunk."""
     goal: GoalRow = "last"
     """The row whose picture or state a policy is told to reach: the episode's last, or one drawn from the future of each sample."""
     latency_s: Mapping[str, float] = field(default_factory=dict)
@@ -49,7 +47,7 @@ def open_stores(data: Path, config: ReadingConfig) -> list[EpisodeStore]:
         raise UserError(f"reading.shares: {len(config.shares)} numbers; expected {1 + len(config.mix)}: data and reading.mix")
     if any(share < 0 for share in config.shares) or (config.shares and sum(config.shares) <= 0):
         raise UserError(f"reading.shares: {list(config.shares)}; expected none negative and one above 0")
-    for name, value, least in (("stride", config.stride, 1), ("cache_mb", config.cache_mb, 0), ("workers", config.workers, 0)):
+    for name, value, least in (("cache_mb", config.cache_mb, 0), ("workers", config.workers, 0)):
         if value < least:
             raise UserError(f"reading.{name}: {value}; expected at least {least}")
     return [EpisodeStore.open(place) for place in (data, *config.mix)]

@@ -9,7 +9,6 @@ from typing import Literal
 from robolearn.core.errors import UserError, require_at_least, require_positive
 from robolearn.experiments.reading import ReadingConfig
 from robolearn.experiments.selection import SelectionConfig
-from robolearn.experiments.vision import device_named
 from robolearn.learners.imitation import ImitationConfig
 from robolearn.learners.pretraining.keypoints import PretrainConfig
 from robolearn.policies.chunk import ChunkConfig
@@ -62,7 +61,7 @@ class Config:
 
 
 def check(config: Config) -> None:
-    """UserError for numbers that make no sense, and a device that is not there."""
+    """UserError for numbers that make no sense."""
     for name, value, unit in (
         ("steps", config.steps, "updates"),
         ("batch_size", config.batch_size, "rows"),
@@ -79,5 +78,3 @@ def check(config: Config) -> None:
     require_at_least("select.every", config.select.every, 0, "updates")
     if not 0 <= config.validation < 1:
         raise UserError(f"validation: {config.validation} of the episodes; expected 0 to below 1")
-    if config.device != "auto":
-        device_named(config.device)

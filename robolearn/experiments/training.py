@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import Progress
+from torch import Tensor
 
 from robolearn.core.checkpoint import load_state, save_state
 from robolearn.core.errors import UserError
@@ -31,13 +32,24 @@ VALIDATION_ROWS = 256
 
 
 class Training:
-    """`steps`, `seconds` [s] and `origin` (of the encoder's weights) are those of earlier attempts until `run` has returned."""
+    """`steps`, `seconds` [s] and `origin` (of the encoder's weights) are those of earlier attempts until `run` has returned.
+
+    features: the key of a frozen encoder's.
+    """
 
     def __init__(
-        self, config: Config, folder: Run, learner: Imitation, batches: Batches, held_out: Windows | None, origin: str, meta: dict
+        self,
+        config: Config,
+        folder: Run,
+        learner: Imitation,
+        batches: Batches,
+        held_out: Windows | None,
+        origin: str,
+        meta: dict,
+        features: str | None = None,
     ):
         self.config, self.folder, self.learner, self.batches = config, folder, learner, batches
-        self.ranks, self.origin, self._held_out, self._meta = learner.ranks, origin, held_out, meta
+        self.ranks, self.origin, self._held_out, self._meta, self._features = learner.ranks, origin, held_out, meta, features
         select = config.select
         best = max(config.keep_best, select.top) if select.every else config.keep_best
         self.checkpoints = Checkpoints(config.out / "checkpoints", config.keep_last, best)
@@ -47,6 +59,7 @@ class Training:
         self.steps, self.seconds, self._saved, self._stop = 0, 0.0, 0.0, False
         self._state_path = config.out / "training.pt"
         self._recent: list[Metrics] = []
+        self._last: Metrics | None = None
         self._bar: Progress | None = None
 
     def run(self) -> None:
@@ -60,13 +73,14 @@ class Training:
                 self.steps, self.seconds = fit(
                     self.learner, self.batches, self.config.steps, limit, *before, self._on_step, self._clock, self._bar
                 )
+            self._check()
             if self.selection is not None and self.steps not in self.checkpoints.steps():
                 self._keep(self.steps, self.seconds)
 
     def validate(self) -> Metrics:
         """Of the averaged weights; empty where no episode is held out, and for all but the leader."""
         policy = self.learner.collect()
-        return validate(policy, self._held_out, self.config.seed) if self.ranks.leads and self._held_out is not None else {}
+        return validate(policy, self._held_out, self.config) if self.ranks.leads and self._held_out is not None else {}
 
     def resume(self, place: str) -> None:
         """Go on where training.pt was saved, or begin. place: of the data, for the error where it changed."""
@@ -80,6 +94,11 @@ class Training:
     def _load(self, state: Mapping[str, Any], place: str) -> None:
         if state["spec"] != self.learner.policy.spec.to_dict():
             raise UserError(f"{self._state_path}: began on data of another robot than {place}; --overwrite starts anew")
+        if state.get("features", self._features) != self._features:  # of a state from before they were noted: taken on trust
+            raise UserError(
+                f"{self._state_path}: began on features {state['features']}, now they are {self._features}: the encoder's weights changed "
+                "since; give the old file in policy.encoder.weights, or --overwrite starts anew"
+            )
         try:
             self.batches.load_state_dict(state["batches"])
         except ValueError as error:
@@ -97,15 +116,26 @@ class Training:
 
     def _on_step(self, step: int, seconds: float, metrics: Metrics) -> None:
         self._recent.append(metrics)
-        if step % LOG_EVERY == 0:
+        self._last = metrics
+        logs, every = step % LOG_EVERY == 0, self.config.select.every or self.config.save_policy_every
+        keeps = bool(every) and step % every == 0
+        saves = seconds - self._saved >= self.config.save_every_s or self._stop
+        if logs or keeps or saves:
+            self._check()
+        if logs:
             measured = self.validate() if step % VALIDATE_EVERY == 0 else {}
             self.folder.log(step=step, train_seconds=round(seconds, 2), **self._means(), **measured)
-        if (every := self.config.select.every or self.config.save_policy_every) and step % every == 0:
+        if keeps:
             self._keep(step, seconds)
-        elif seconds - self._saved >= self.config.save_every_s or self._stop:
+        elif saves:
             self._save(step, seconds)
         if self._stop:
             raise KeyboardInterrupt
+
+    def _check(self) -> None:
+        """Nothing that is spoiled is logged, kept, saved or made the product; on a GPU the learner does not look by itself."""
+        if self._last is not None:
+            self.learner.check(self._last)
 
     def _keep(self, step: int, seconds: float) -> None:
         """A checkpoint and what it is worth; before it is flown the state, so that the same checkpoint is never made again."""
@@ -142,8 +172,6 @@ class Training:
         return {name: float(np.mean([means[name] for means in ranks])) for name in own}
 
     def _save(self, step: int, seconds: float) -> None:
-        if self._recent:
-            self.learner.check(self._recent[-1])  # a state that is spoiled is never saved
         state = {
             "spec": self.learner.policy.spec.to_dict(),
             "learner": self.learner.state_dict(),
@@ -151,6 +179,7 @@ class Training:
             "steps": step,
             "seconds": seconds,
             "encoder": self.origin,
+            "features": self._features,
         }
         if self.ranks.leads:
             save_state(self._state_path, state)
@@ -174,18 +203,24 @@ class Training:
                 watcher.close()
 
 
-def validate(policy: Any, held_out: Windows, seed: int) -> Metrics:
-    """Held-out episodes, always the same noise. val_action_error: mean distance of a drawn action, in units of the actions' half
-    range; a weak sign of success, as every offline measure is."""
-    policy.seed(seed)
+def validate(policy: Any, held_out: Windows, config: Config) -> Metrics:
+    """Held-out episodes, always the same noise, no more rows at once than an update computes. val_action_error: mean distance of a drawn
+    action, in units of the actions' half range; a weak sign of success, as every offline measure is."""
+    policy.seed(config.seed)
     rows = np.linspace(0, len(held_out) - 1, min(len(held_out), VALIDATION_ROWS)).astype(np.int64)
     device = next((tensor.device for tensor in (*policy.parameters(), *policy.buffers())), torch.device("cpu"))
-    batch = to_batch(held_out.read(rows)).to(device)
-    with torch.no_grad():
-        loss = float(policy.eval().loss(batch)[1]["loss"])
-        return {"val_loss": loss, "val_action_error": _action_error(policy, batch)}
+    at_once = max(config.batch_size // config.imitation.accumulate, 1)
+    losses, weights, errors = [], [], []
+    policy.eval()
+    for first in range(0, len(rows), at_once):
+        batch = to_batch(held_out.read(rows[first : first + at_once])).to(device)
+        with torch.no_grad():
+            losses.append(float(policy.loss(batch)[1]["loss"]))
+            weights.append(float(policy.counts(batch).sum()))
+            errors.append(_action_errors(policy, batch).cpu())
+    return {"val_loss": float(np.average(losses, weights=weights)), "val_action_error": float(torch.cat(errors).mean())}
 
 
-def _action_error(policy: ChunkPolicy, batch: Batch) -> float:
+def _action_errors(policy: ChunkPolicy, batch: Batch) -> Tensor:
     difference = policy.inside(policy.act(batch.obs), batch.obs) - policy.inside(batch.action, batch.obs)
-    return float(difference.norm(dim=-1)[~batch.pad].mean())
+    return difference.norm(dim=-1)[~batch.pad]

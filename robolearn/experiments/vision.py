@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +12,30 @@ from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import load_file
 
-from robolearn.core.config import to_dict
 from robolearn.core.errors import UserError
 from robolearn.core.types import Metrics
 from robolearn.data.store import EpisodeStore
-from robolearn.experiments.encoder_file import load_weights, save_encoder
+from robolearn.experiments.advice import enough_memory
+from robolearn.experiments.encoder_file import load_weights, save_encoder, settings_that_matter
+from robolearn.learners.pretraining import rows_of
 from robolearn.learners.pretraining.keypoints import PretrainConfig, pretrain
-from robolearn.models.augment import Augment
 from robolearn.models.encoders.base import CameraEncoder, EncoderConfig
 from robolearn.models.encoders.cnn import SmallCnn
 
 BATCH = 64  # frames encoded at once
-# Of an encoder's config: where the weights came from, what is trained, what only training does to images. Equal weights that see equal
-# parts of the images give equal features, whatever these say. Every other field is part of the features' key.
-_NO_MATTER = {"weights", "tune", "blocks", "rank", "per_camera"} | {f.name for f in fields(Augment)}
+FEATURES_VERSION = 2  # grows where this program computes other features from the same settings and weights
 
 
 def give_weights(
-    encoder: CameraEncoder, config: EncoderConfig, stores: Sequence[EpisodeStore], pretraining: PretrainConfig, seed: int, path: Path
+    encoder: CameraEncoder,
+    config: EncoderConfig,
+    stores: Sequence[EpisodeStore],
+    episodes: Sequence[np.ndarray],
+    pretraining: PretrainConfig,
+    seed: int,
+    path: Path,
 ) -> tuple[str, Metrics]:
-    """Fill an encoder: from config.weights, or else by self-supervision on the stores' own frames.
+    """Fill an encoder: from config.weights, or else by self-supervision on frames of these `episodes`, indices for each store.
 
     `path` keeps what was learned, so that an interrupted training goes on with it. Returns where the weights came
     from ("file:...", "hub:...", "self-supervised on this dataset") and what the pretraining measured.
@@ -49,9 +52,10 @@ def give_weights(
             "`robolearn pretrain` makes some from the dataset's own images; train itself does so only for encoder.type cnn"
         )
     rng = np.random.default_rng(seed)
-    ends = np.cumsum([store.rows for store in stores])
-    rows = np.sort(rng.choice(ends[-1], min(int(ends[-1]), pretraining.max_frames), replace=False))
-    parts = [rows[(rows >= end - store.rows) & (rows < end)] - (end - store.rows) for store, end in zip(stores, ends, strict=True)]
+    known = [rows_of(store, chosen) if len(chosen) else np.zeros(0, np.int64) for store, chosen in zip(stores, episodes, strict=True)]
+    ends = np.cumsum([len(rows) for rows in known])
+    drawn = np.sort(rng.choice(ends[-1], min(int(ends[-1]), pretraining.max_frames), replace=False))
+    parts = [rows[drawn[(drawn >= end - len(rows)) & (drawn < end)] - (end - len(rows))] for rows, end in zip(known, ends, strict=True)]
     frames = {camera: np.concatenate([s.frames(camera, part) for s, part in zip(stores, parts, strict=True)]) for camera in encoder.cameras}
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("encoder: learning from the dataset's images", total=1.0)
@@ -62,9 +66,8 @@ def give_weights(
 
 def features_key(encoder: CameraEncoder, config: EncoderConfig) -> str:
     """Names the features of exactly these weights, cameras and preprocessing; another encoder's cache is never taken for this one's."""
-    settings = {name: value for name, value in to_dict(config, object).items() if name not in _NO_MATTER}
     seen = {camera: (size, encoder.crop_size(camera)) for camera, size in encoder.cameras.items()}
-    digest = hashlib.sha256(repr((settings, seen)).encode())
+    digest = hashlib.sha256(repr((FEATURES_VERSION, settings_that_matter(config), encoder.fixed, seen)).encode())
     for name, value in sorted(encoder.state_dict().items()):
         if not name.endswith("num_batches_tracked"):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -99,7 +102,10 @@ def cache_features(store: EpisodeStore, encoder: CameraEncoder, config: EncoderC
         task = bar.add_task("encoder: features of every frame", total=store.rows)
 
         def block(rows: np.ndarray) -> np.ndarray:
-            found = encode(store, encoder, rows)
+            with enough_memory(
+                f"for {BATCH} frames at once", ["--device cpu takes longer", "a smaller encoder or encoder.size takes less"]
+            ):
+                found = encode(store, encoder, rows)
             bar.update(task, completed=int(rows[-1]) + 1)
             return found
 
@@ -110,9 +116,9 @@ def cache_features(store: EpisodeStore, encoder: CameraEncoder, config: EncoderC
 
 def device_named(name: str) -> torch.device:
     """UserError: not on this machine."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda")  # which one is left open: torchrun's processes each take their own
     try:
-        return torch.empty(0, device=name).device
+        return torch.empty(0, device="cpu" if name == "auto" else name).device
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device: '{name}' is not here ({str(error).splitlines()[0]}); valid: auto, cpu, cuda") from error

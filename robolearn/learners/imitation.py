@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from robolearn.core.errors import UserError, require_at_least
+from robolearn.core.errors import UserError, require_at_least, require_positive
 from robolearn.core.types import Batch, Metrics, Policy, apply, logged
 from robolearn.learners.forward import Forward, replicated
 from robolearn.learners.ranks import Ranks
@@ -28,6 +28,8 @@ class ImitationConfig:
 
     lr: float = 1e-3
     """Highest learning rate, reached after the warm-up."""
+    encoder_lr: float | None = None
+    """Times lr, for the encoder's own weights: 0.1 or 0.01 where pretrained ones are fine-tuned, as ACT does; None: lr, as for the rest."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """cosine: falls to zero as the training's progress (of steps or of minutes) goes from 0 to 1."""
     warmup: int = 200
@@ -68,7 +70,7 @@ class Imitation:
         elif self.ranks.count > 1:
             self._forward = replicated(self._forward)
         self.optimizer = torch.optim.AdamW(
-            [p for p in policy.parameters() if p.requires_grad],
+            self._groups(policy),
             lr=self.config.lr,
             betas=(0.95, 0.999),
             weight_decay=self.config.weight_decay,
@@ -96,7 +98,7 @@ class Imitation:
             self.trained.train()
         lr = self._lr()
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("scale", 1.0)
         measured: Metrics = {}
         for number, (part, share, mean) in enumerate(parts := self._parts(batch), 1):
             with nullcontext() if number == len(parts) else self._alone(), autocast(batch.action.device, self.config.precision):
@@ -119,6 +121,18 @@ class Imitation:
             raise FloatingPointError(
                 f"imitation: loss is {float(metrics['loss'])} at step {self.steps}; lower the learning rate ({self._lr():.2g})"
             )
+
+    def _groups(self, policy: Policy) -> list[Any]:
+        """What learns; the encoder's part apart where it has a learning rate of its own."""
+        learning, scale = [p for p in policy.parameters() if p.requires_grad], self.config.encoder_lr
+        if scale is None:
+            return learning
+        require_positive("imitation.encoder_lr", scale, "times lr")
+        encoder = getattr(policy, "encoder", None)
+        own = set() if encoder is None else {p for p in encoder.parameters() if p.requires_grad}
+        if not own:
+            raise UserError(f"imitation.encoder_lr: {scale:g}, but this policy has no encoder that learns; expected none")
+        return [{"params": [p for p in learning if p not in own]}, {"params": [p for p in learning if p in own], "scale": scale}]
 
     def _parts(self, batch: Batch) -> list[tuple[Batch, Tensor | float, Tensor | float]]:
         """(part, its share in the mean over all ranks' parts, times the ranks that DDP divides by; its share in this rank's)."""

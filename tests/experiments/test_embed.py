@@ -18,7 +18,9 @@ from robolearn.experiments.embed import Config, run
 from robolearn.experiments.encoder_file import load_weights, save_encoder
 from robolearn.experiments.vision import features_key
 from robolearn.models.augment import Augment
+from robolearn.models.encoders._checkpoints import CHECKPOINTS, Checkpoint, Preparation
 from robolearn.models.encoders.cnn import SmallCnnConfig
+from robolearn.models.encoders.pretrained import PretrainedConfig
 from robolearn.models.encoders.resnet import ResNetConfig
 from robolearn.policies.bc import BcConfig
 from robolearn.runtime.rollout import rollout
@@ -168,6 +170,28 @@ def test_one_bit_of_one_weight_changes_the_key_and_a_counter_does_not():
     running = next(value for name, value in net.state_dict().items() if name.endswith("running_mean"))
     running[0] = torch.nextafter(running[0], torch.tensor(9.0))
     assert features_key(net, config) != before
+
+
+def test_how_images_are_prepared_and_how_the_network_is_made_change_the_key(monkeypatch):
+    config = PretrainedConfig(model="small", tune="none", size=32)
+
+    def key(**change):
+        known = Checkpoint("test_vit", CHECKPOINTS["mae_vitb"].layouts, Preparation(), "nowhere", options={"num_heads": 2})
+        monkeypatch.setitem(CHECKPOINTS, "small", replace(known, **change))
+        return features_key(encoder(config), config)
+
+    assert key() == key()
+    others = [{"preparation": Preparation(resize=0)}, {"preparation": Preparation(interpolation="bicubic")}, {"options": {"num_heads": 4}}]
+    assert len({key(), *(key(**change) for change in others)}) == 4
+    before = key()
+    monkeypatch.setattr(vision, "FEATURES_VERSION", vision.FEATURES_VERSION + 1)
+    assert key() != before
+
+
+def test_too_little_memory_is_one_line(data, weights, monkeypatch):
+    monkeypatch.setattr(vision, "encode", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried")))
+    with pytest.raises(UserError, match="out of GPU memory for 64 frames at once: --device cpu takes longer; "):
+        run(Config(data=data, encoder=replace(EYES, weights=weights)))
 
 
 def test_stopped_it_goes_on(data, weights, monkeypatch, encoded):

@@ -73,7 +73,6 @@ def test_weighting_leaves_out_what_failed(stores):
     [
         ({"shares": (0.5, 0.5)}, r"reading.shares: 2 numbers; expected 1"),
         ({"shares": (-1.0,)}, "reading.shares.*none negative"),
-        ({"stride": 0}, "reading.stride: 0; expected at least 1"),
         ({"workers": -1}, "reading.workers: -1"),
         ({"weighting": "intervention"}, "in no episode did a human take over"),
         ({"mix": ("nowhere.zarr",)}, "nowhere.zarr: no such store"),
@@ -86,7 +85,7 @@ def test_options_that_make_no_sense_are_one_line(stores, options, message):
 
 def test_a_policy_learns_from_two_stores(tmp_path, stores):
     data, other = stores
-    reading = ReadingConfig(mix=(other,), shares=(0.3, 0.7), weighting="success", stride=2, workers=2)
+    reading = ReadingConfig(mix=(other,), shares=(0.3, 0.7), weighting="success", workers=2)
     config = Config(
         data=data, out=tmp_path / "run", policy=BcConfig(history=1, horizon=2), reading=reading, steps=20, batch_size=10,
         validation=0.0, device="cpu",
@@ -94,5 +93,8 @@ def test_a_policy_learns_from_two_stores(tmp_path, stores):
     run(config)
     assert Run(tmp_path / "run", config).result()["steps"] == 20
     run(config)  # already done
-    with pytest.raises(UserError, match="reading.stride: 2 != 1"):
-        run(replace(config, reading=replace(reading, stride=1)))
+    with pytest.raises(UserError, match="reading.temperature: 0.1 != 0.2"):
+        run(replace(config, reading=replace(reading, temperature=0.2)))
+    file = tmp_path / "run" / "config.yaml"
+    file.write_text(file.read_text().replace("reading:\n", "reading:\n  stride: 1\n"))  # an option of before
+    run(config)

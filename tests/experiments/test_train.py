@@ -14,15 +14,18 @@ from safetensors.torch import load_file
 import hardware
 from hardware import RobotConfig
 from robolearn.cli import parse
-from robolearn.core.checkpoint import load_policy, load_state, read_header
+from robolearn.core.checkpoint import load_policy, load_state, read_header, save_state
 from robolearn.core.errors import UserError
 from robolearn.data.store import EpisodeStore
 from robolearn.data.tensors import to_batch
 from robolearn.data.windows import Windows
-from robolearn.experiments import train
+from robolearn.experiments import train, vision
+from robolearn.experiments.encoder_file import save_encoder
 from robolearn.experiments.train import Config, run
 from robolearn.experiments.train_config import check
+from robolearn.experiments.vision import features_key
 from robolearn.learners.imitation import ImitationConfig
+from robolearn.learners.pretraining import rows_of
 from robolearn.learners.pretraining.keypoints import PretrainConfig
 from robolearn.models.encoders.cnn import SmallCnnConfig
 from robolearn.models.encoders.resnet import ResNetConfig
@@ -121,6 +124,54 @@ def test_frozen_features_are_cached_and_are_what_the_policy_sees_at_run_time(con
         live = policy.encoder(batch.obs.images)
     assert torch.allclose(batch.obs.features, live, atol=1e-5)
     assert not torch.allclose(batch.obs.features[0], batch.obs.features[2], atol=1e-3), "different images, different features"
+
+
+def test_what_is_held_out_or_failed_gives_neither_units_nor_images(config, data, monkeypatch):
+    seen, fit = [], train.ChunkPolicy.fit_normalizers
+    monkeypatch.setattr(train.ChunkPolicy, "fit_normalizers", lambda self, *given: seen.extend(given) or fit(self, *given))
+    shown, frames = set(), EpisodeStore.frames
+
+    def spy(self, camera, rows):
+        shown.update(rows.tolist())
+        return frames(self, camera, rows)
+
+    learn = vision.pretrain
+    monkeypatch.setattr(vision, "pretrain", lambda *args: monkeypatch.setattr(EpisodeStore, "frames", frames) or learn(*args))
+    monkeypatch.setattr(EpisodeStore, "frames", spy)
+    run(replace(config, episodes="successful", policy=replace(config.policy, encoder=replace(EYES, tune="none"))))
+    store, policy = EpisodeStore.open(data), load_policy(config.out / "policy.pt")
+    (training,), _ = train.split(store, config.validation, np.random.default_rng(config.seed))
+    own = rows_of(store, training[training != 5])
+    assert len(own) < store.rows and shown == set(own.tolist())
+    state, _, features = seen
+    assert len(state) == len(own)
+    np.testing.assert_array_equal(features, store.features(features_key(policy.encoder, policy.config.encoder))[own])
+
+
+def test_it_does_not_go_on_with_features_of_another_encoder(config, tmp_path, monkeypatch):
+    file, frozen = tmp_path / "eyes.safetensors", replace(EYES, tune="none", weights=str(tmp_path / "eyes.safetensors"))
+
+    def begun():
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(train, "save_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            run(config)
+
+    config = replace(config, save_every_s=0.0, policy=replace(config.policy, encoder=frozen))
+    save_encoder(file, frozen.build({"top": (16, 16)}), frozen)
+    begun()
+    save_encoder(file, frozen.build({"top": (16, 16)}), frozen)
+    with pytest.raises(UserError, match=r"training.pt: began on features SmallCnn-.*: the encoder's weights changed since"):
+        run(config)
+    state = load_state(config.out / "training.pt")
+    del state["features"]
+    save_state(config.out / "training.pt", state)  # as an earlier version left it
+    run(config)
+    assert result(config)["steps"] == 6
+
+
+def test_augmentations_that_a_frozen_encoder_does_not_see_are_named(config, capsys):
+    run(replace(config, steps=1, policy=replace(config.policy, encoder=replace(EYES, tune="none", crop=0.9, color=0.1))))
+    assert "frozen encoder: no random crop, color, as its settings ask for" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_pretrained_weights_from_a_file_are_named_in_the_result(config, tmp_path):
@@ -226,6 +277,8 @@ def test_minutes_end_a_training_too(config):
         ({"steps": 0}, "steps: 0 updates; expected more than 0"),
         ({"validation": 1.0}, "validation: 1.0 of the episodes; expected 0 to below 1"),
         ({"device": "cuda:99"}, "device: 'cuda:99' is not here"),
+        ({"device": "gpu"}, r"device: 'gpu' is not here .*; valid: auto, cpu, cuda"),
+        ({"imitation": ImitationConfig(encoder_lr=0.1)}, "imitation.encoder_lr: 0.1, but this policy has no encoder that learns"),
         ({"policy": DiffusionConfig(horizon=5, widths=(8, 16))}, "policy.horizon: 5 actions; 2 widths need a multiple of 2"),
         ({"policy": DiffusionConfig(horizon=4, state=("pose",))}, "state: 'pose' is not in the data of fake"),
     ],

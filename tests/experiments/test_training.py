@@ -93,7 +93,7 @@ def test_a_resumed_training_forgets_what_it_had_not_saved(fake_data, tmp_path, m
     assert all(torch.equal(weights(whole.out)[name], value) for name, value in weights(config.out).items())
 
 
-def test_accumulate_may_change_when_it_goes_on(fake_data, tmp_path, monkeypatch):
+def test_the_way_may_change_when_it_goes_on(fake_data, tmp_path, monkeypatch):
     config = short(fake_data, tmp_path, steps=4)
     monkeypatch.setattr(train, "save_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -101,7 +101,8 @@ def test_accumulate_may_change_when_it_goes_on(fake_data, tmp_path, monkeypatch)
     monkeypatch.undo()
     with pytest.raises(UserError, match="batch_size: 8 != 16"):
         run(replace(config, batch_size=16))
-    run(replace(config, imitation=replace(config.imitation, accumulate=2)))
+    way = {"device": "auto", "keep_last": 5, "keep_best": 1}
+    run(replace(config, imitation=replace(config.imitation, accumulate=2), **way))
     assert json.loads((tmp_path / "done.json").read_text())["steps"] == 4
 
 
@@ -179,12 +180,44 @@ def test_a_policy_that_learns_by_memory_sees_every_window_once_and_in_order(fake
         run(replace(config, policy=VinnConfig(horizon=4)))
 
 
-def test_what_followed_is_only_known_row_by_row(fake_data, tmp_path, monkeypatch):
-    monkeypatch.setattr("robolearn.policies.bc.BcPolicy.sees_future", True)
+@pytest.mark.parametrize(
+    ("steps", "bad", "saved"),
+    [(5, 5, None), (120, 99, None), (120, 100, None), (110, 105, 100)],
+    ids=["at the end", "where it logs", "in the step it logs", "where it keeps"],
+)
+def test_a_loss_that_only_a_gpu_has_not_looked_at_goes_nowhere(fake_data, tmp_path, monkeypatch, steps, bad, saved):
+    update = Imitation.update
+
+    def unseen(self, batch):
+        metrics = update(self, batch)
+        return metrics | {"loss": torch.tensor(float("nan"))} if self.steps >= bad else metrics
+
+    monkeypatch.setattr(Imitation, "update", unseen)
+    with pytest.raises(UserError, match="imitation: loss is nan at step"):
+        run(short(fake_data, tmp_path, steps=steps, save_every_s=1e9, save_policy_every=0 if saved is None else 10))
+    assert not (tmp_path / "policy.pt").exists()
+    assert all(int(path.stem[5:]) < bad for path in (tmp_path / "checkpoints").glob("step_*.pt"))
+    assert all(row["loss"] == row["loss"] for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row)
+    if saved is None:
+        assert not (tmp_path / "training.pt").exists()
+    else:
+        assert load_state(tmp_path / "training.pt")["steps"] == saved
+
+
+def test_validation_reads_no_more_rows_at_once_than_an_update(fake_data, tmp_path, monkeypatch):
+    sizes = []
+    read = train.Windows.read
+    monkeypatch.setattr(train.Windows, "read", lambda self, rows: sizes.append(len(rows)) or read(self, rows))
     config = short(fake_data, tmp_path)
-    with pytest.raises(UserError, match=r"reading.stride: 2 rows; BcPolicy learns from what followed row by row: valid 1"):
-        run(replace(config, reading=replace(config.reading, stride=2)))
-    assert not tmp_path.exists() or not any(tmp_path.iterdir())
+    store = train.EpisodeStore.open(fake_data)
+    policy = replace(config.policy, mask_pad=True).build(store.spec)
+    windows = train.Windows(store, 1, 4)
+    policy.fit_normalizers(windows.lowdim("state"), windows.lowdim("action"))
+    whole = training.validate(policy, windows, replace(config, batch_size=256))
+    assert len(sizes) == 1
+    parts = training.validate(policy, windows, replace(config, batch_size=22, imitation=replace(config.imitation, accumulate=3)))
+    assert set(sizes[1:-1]) == {7} and sizes[-1] <= 7 and sum(sizes[1:]) == sizes[0]
+    assert parts == pytest.approx(whole, rel=1e-5)
 
 
 def test_prepare_is_called_once_before_the_first_update_and_again_on_resuming(fake_data, tmp_path, monkeypatch):

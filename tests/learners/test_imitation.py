@@ -148,6 +148,43 @@ def test_a_frozen_encoder_stays_as_it_was():
     assert all(torch.equal(v, before[k]) for k, v in imitation.policy.encoder.state_dict().items())
 
 
+def test_the_encoder_may_learn_more_slowly_and_goes_on_so():
+    from robolearn.models.encoders.cnn import SmallCnnConfig
+
+    class Seeing(_Data):
+        config = BcConfig(hidden=(8,), dropout=0.0, horizon=4, encoder=SmallCnnConfig(channels=(8,), strides=(2,), keypoints=2, crop=1.0))
+
+    def learn(scale, broken_off=False):
+        torch.manual_seed(0)
+        imitation = Imitation(Seeing().build(), way := ImitationConfig(precision="float32", warmup=1, weight_decay=0.0, encoder_lr=scale))
+        start = {name: p.detach().clone() for name, p in imitation.trained.named_parameters()}
+        for seed in range(2):
+            if seed == 1 and broken_off:
+                state = copy.deepcopy(imitation.state_dict())
+                imitation = Imitation(Seeing().build(), way)
+                imitation.load_state_dict(state)
+            imitation.update(Seeing().batch(4, seed))
+        return {name: p.detach() - start[name] for name, p in imitation.trained.named_parameters()}
+
+    def moved(found, own):
+        return torch.stack([change.abs().max() for name, change in found.items() if name.startswith("encoder.") == own]).max().item()
+
+    plain, slow = learn(None), learn(0.01)
+    assert moved(slow, own=False) == pytest.approx(moved(plain, own=False), rel=0.1)
+    assert moved(slow, own=True) == pytest.approx(0.01 * moved(plain, own=True), rel=0.2)
+    again = learn(0.01, broken_off=True)
+    assert all(torch.equal(again[name], change) for name, change in slow.items())
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [(0.0, "imitation.encoder_lr: 0.0 times lr; expected more than 0"), (0.1, "no encoder that learns; expected none")],
+)
+def test_a_learning_rate_of_the_encoder_needs_one(scale, message):
+    with pytest.raises(UserError, match=message):
+        learner(encoder_lr=scale)
+
+
 def test_bfloat16_is_used_when_asked_for_and_learns_the_same():
     losses = {}
     for precision in ("float32", "bfloat16"):

@@ -31,6 +31,7 @@ class BackboneConfig(EncoderConfig):
 class Backbone(CameraEncoder):
     """Each camera has its own network where the whole of it is trained; otherwise one serves all, and only heads are a camera's own."""
 
+    config: BackboneConfig  # pyright: ignore[reportIncompatibleVariableOverride] never reassigned
     mean: Tensor
     std: Tensor
 
@@ -46,7 +47,8 @@ class Backbone(CameraEncoder):
         super().__init__(cameras, config)
         require_at_least("encoder.keypoints", config.keypoints, 0, "keypoints")
         require_at_least("encoder.size", config.size or 0, 0, "px")
-        self.config, self.preparation, self.layouts, self.source = config, preparation, layouts, source
+        self.preparation, self.layouts, self.source = preparation, layouts, source
+        self.fixed = repr(preparation)
         # Buffers, so that weights and the colours they expect travel together.
         self.register_buffer("mean", torch.tensor(preparation.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(preparation.std).view(3, 1, 1))

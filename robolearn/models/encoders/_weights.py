@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,9 @@ def _from_hub(address: str) -> Path:
 
 
 def _download(address: str) -> Path:
-    """Kept in torch's own cache, under its name on the web."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(address).path).name
+    """Kept in torch's own cache. Many projects call their file model.pt: the name tells the addresses apart."""
+    name = f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{Path(urlparse(address).path).name}"
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(address, str(path))  # whole or not at all

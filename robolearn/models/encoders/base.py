@@ -44,6 +44,9 @@ class CameraEncoder(Encoder):
     The time steps of a sample are changed alike. Random numbers come from `generator`, or torch's own where it is None.
     """
 
+    config: EncoderConfig
+    fixed = ""  # what else features depend on, beside config, cameras and weights: how images are prepared, options of the network
+
     def __init__(self, cameras: Sizes, config: EncoderConfig):
         super().__init__()
         if not cameras:
@@ -55,6 +58,7 @@ class CameraEncoder(Encoder):
             if name not in cameras:
                 raise UserError(f"encoder.per_camera: no camera '{name}'; valid: {', '.join(cameras)}")
             own.check(f"encoder.per_camera.{name}")
+        self.config = config
         self.cameras = {k: (int(v[0]), int(v[1])) for k, v in cameras.items()}
         self.augment: dict[str, Augment] = {name: config.per_camera.get(name, config) for name in self.cameras}
         self.generator: torch.Generator | None = None

@@ -34,6 +34,8 @@ class SmallCnn(CameraEncoder):
         channels, strides, keypoints = config.channels, config.strides, config.keypoints
         if len(channels) != len(strides):
             raise UserError(f"encoder: {len(channels)} channels {tuple(channels)} but {len(strides)} strides {tuple(strides)}")
+        if bad := [width for width in channels if width < 8 or width % (width // 8)]:  # GroupNorm takes about eight at a time
+            raise UserError(f"encoder.channels: {bad[0]}; expected multiples of 8")
         self.nets = nn.ModuleDict({name: _net(channels, strides, keypoints) for name in self.cameras})
         self.keypoints = keypoints
         self.out_dim = 2 * keypoints * len(self.cameras)

@@ -24,6 +24,7 @@ class Pretrained(Backbone):
     def __init__(self, cameras: Sizes, config: PretrainedConfig, checkpoint: Checkpoint):
         build, how = (lambda: trunk(checkpoint, config)), checkpoint.preparation
         super().__init__(cameras, config, build, how, checkpoint.layouts, checkpoint.source)
+        self.fixed += repr((checkpoint.network, checkpoint.outputs, sorted(checkpoint.options.items())))
 
 
 def trunk(checkpoint: Checkpoint, config: BackboneConfig) -> Trunk:

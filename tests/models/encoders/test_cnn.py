@@ -18,3 +18,6 @@ def test_what_it_cannot_do_is_said():
         SmallCnnConfig(tune="lora").build({"top": (32, 32)})
     with pytest.raises(UserError, match="2 channels .* but 1 strides"):
         SmallCnnConfig(channels=(8, 8), strides=(2,)).build({"top": (32, 32)})
+    for width in (28, 4, 0):
+        with pytest.raises(UserError, match=f"encoder.channels: {width}; expected multiples of 8"):
+            SmallCnnConfig(channels=(width, 32, 32)).build({"top": (32, 32)})

@@ -49,9 +49,10 @@ def test_a_hub(tmp_path, monkeypatch):
 
 def test_the_web(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("torch.hub.download_url_to_file", lambda url, path: torch.save({"a": torch.ones(1)}, path))
-    address = "https://example.org/models/r-50.pth.tar?download=1"
-    assert fetch(address)[1] == f"web:{address}" and (tmp_path / "checkpoints" / "r-50.pth.tar").exists()
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda url, path: torch.save({"a": torch.tensor(len(url))}, path))
+    address, other = "https://example.org/models/r-50.pth.tar?download=1", "https://example.org/r-50.pth.tar"
+    assert fetch(address)[1] == f"web:{address}" and len(list((tmp_path / "checkpoints").glob("*-r-50.pth.tar"))) == 1
+    assert [int(fetch(where)[0]["a"]) for where in (other, address)] == [len(other), len(address)], "one name, two files"
     monkeypatch.setattr("torch.hub.download_url_to_file", lambda *_: pytest.fail("it is there already"))
     assert "a" in fetch(address)[0]
 
