@@ -56,7 +56,8 @@ class Run:
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"{self.out}: is a file; expected a folder for this run")
         if not self._begun:
-            if self.out.is_dir() and any(self.out.iterdir()):
+            # The one that writes may be about to write config.yaml while another looks.
+            if writes and self.out.is_dir() and any(self.out.iterdir()):
                 raise UserError(f"{self.out}: is not empty and not a run (no config.yaml); choose another folder")
             return
         differences = self._differences()

@@ -49,7 +49,7 @@ class ChunkConfig:
         chosen = restrict(spec, (self.cameras or None) if self.encoder else (), state)
         if self.encoder and not chosen.cameras:
             raise UserError(f"policy.encoder: robot '{spec.name}' has no camera; leave the encoder out (null)")
-        if not chosen.cameras and not chosen.state_dim:
+        if state == () and not chosen.cameras:
             raise UserError("policy.state: none, and no encoder: the policy would see nothing")
         return chosen
 

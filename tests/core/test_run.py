@@ -129,6 +129,10 @@ def test_only_one_of_several_processes_writes(tmp_path: Path) -> None:
         run.rewind(0)
         run.finish(success=1)
     assert not config.out.exists()
+    config.out.mkdir()
+    (config.out / ".config.yaml.half").write_text("out:")  # what the one that writes is about to rename
+    with Run(config.out, config, writes=False):
+        assert (config.out / ".config.yaml.half").exists()
 
 
 def test_rows_after_the_state_that_is_gone_on_from_are_forgotten_and_watchers_see_every_row(tmp_path: Path) -> None:
