@@ -55,6 +55,11 @@ class Held:
     def dim(self) -> int:
         return 6 if self.form == "rot6d" else len(self.part.columns)
 
+    @property
+    def loose(self) -> bool:
+        """An answer need be no rotation: its two vectors have to be made orthonormal."""
+        return self.form in ("rot6d", "rot6d_rows")
+
     def encode(self, value: Tensor, state: Tensor | None) -> Tensor:
         start = self._start(state)
         if self.part.form is None or self.form is None:
@@ -68,7 +73,7 @@ class Held:
         if self.part.form is None or self.form is None:
             return value if start is None else value + start
         if start is None:
-            again = self.form != self.part.form or self.form in ("rot6d", "rot6d_rows")
+            again = self.form != self.part.form or self.loose
             return from_matrix(to_matrix(value, self.form), self.part.form) if again else value
         return from_matrix(compose(to_matrix(value, self.form), start), self.part.form)
 
@@ -98,9 +103,8 @@ class ActionSpace:
         references = _references(spec, parts, relative_to) if self.relative else {}
         forms = {part: part.form and ("rot6d" if rotations == "6d" else part.form) for part in parts}
         self._held = [Held(part, forms[part], references.get(part)) for part in parts]
-        # Two vectors that are stored as such need no encoding, but an answer's have to be made orthonormal.
         self._plain = all(held.reference is None and held.form == held.part.form for held in self._held)
-        self._plain_out = self._plain and not any(held.form in ("rot6d", "rot6d_rows") for held in self._held)
+        self._plain_out = self._plain and not any(held.loose for held in self._held)
         self.dim = sum(held.dim for held in self._held)
         self._order = np.argsort([column for part in parts for column in part.columns]).tolist()  # from the parts' to the action's
 

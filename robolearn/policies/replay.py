@@ -75,7 +75,8 @@ class ReplayPolicy(NearestPolicy):
         ahead = torch.arange(self.horizon, device=rows.device)
         ahead = torch.minimum(ahead, self.memory["left"][rows].long() - 1).minimum(len(self.memory) - 1 - rows)
         taught = ((~counts[rows + ahead]).cumsum(-1) == 0).sum(-1, keepdim=True)  # a demonstration ends before a row that is weighted away
-        chunks = self.memory["action"][rows + torch.minimum(ahead, taught - 1)]
-        over = torch.arange(self.horizon, device=rows.device) > torch.minimum(ahead, taught - 1)
+        held = torch.minimum(ahead, taught - 1)
+        chunks = self.memory["action"][rows + held]
+        over = torch.arange(self.horizon, device=rows.device) > held
         chunks = torch.where(over.unsqueeze(-1) & self.steps, 0.0, chunks).flatten(0, 1)
         return self.inside(chunks, Obs({}, self.memory["state"][rows].flatten(0, 1))).unflatten(0, (-1, n))
