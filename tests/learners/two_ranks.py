@@ -78,7 +78,7 @@ def main(folder: Path) -> None:
         found[f"{name}, resumed"] = learn(ranks, settings, broken_off=True).collect().state_dict()
     said = ranks.agree(10.0 + ranks.rank, ranks.rank == ranks.count - 1), ranks.agree(0.0, False)
     torch.save({"weights": found, "said": said, "ranks": ranks.gather(ranks.rank)}, folder / f"{ranks.count}_{ranks.rank}.pt")
-    ranks.leave()
+    # Nobody leaves: who joins anew under the same torchrun may be handed the address where the other one listened before.
 
 
 def verb(folder: Path) -> None:
