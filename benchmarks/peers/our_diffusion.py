@@ -16,6 +16,7 @@ from hardware.types import ArraySpec, RobotSpec
 from robolearn.core.types import Batch, Obs
 from robolearn.learners.imitation import Imitation, ImitationConfig
 from robolearn.models.encoders.resnet import ResNetConfig
+from robolearn.models.packed import pack
 from robolearn.models.precision import Precision, autocast, halve
 from robolearn.policies.diffusion import DiffusionConfig, DiffusionPolicy
 
@@ -52,8 +53,10 @@ class OurDiffusion(PolicyContestant):
         self.one, self.many, self.flown = self._batch(1), self._batch(setup.batch), False
 
     def plan(self) -> None:
-        if not self.flown and self.precision == "bfloat16":
-            halve(self.policy)
+        if not self.flown:  # as PolicyPilot does
+            if self.precision == "bfloat16":
+                halve(self.policy)
+            pack(self.policy)
         self.flown = True
         with autocast(torch.device(self.setup.device), self.precision):
             self.policy.act(self.one.obs)

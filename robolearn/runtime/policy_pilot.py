@@ -15,6 +15,7 @@ import torch
 from hardware.types import Command, Observation, Source
 from robolearn.core.types import Obs, Policy
 from robolearn.data.tensors import observation_window
+from robolearn.models.packed import pack
 from robolearn.models.precision import Precision, autocast, halve, has_bfloat16
 from robolearn.policies._action_space import ActionSpace
 from robolearn.policies.chunk import ChunkPolicy
@@ -60,6 +61,7 @@ class PolicyPilot:
         self._half = precision == "bfloat16" or (precision == "auto" and has_bfloat16(self._device))
         if self._half:
             halve(policy)
+        pack(policy)
         self._goal = None if goal is None else goal.to(self._device)
         self._past: PastRecord | None = None
         if getattr(policy, "sees_past", False):
