@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from robolearn.core.errors import UserError, explain
+from robolearn.core.errors import UserError, explain, require_at_least
 
 VERBS = {
     "teleop": "drive a robot and record episodes into a store",
@@ -76,7 +76,7 @@ def parse(verb: str, cls: type, words: Sequence[str], default_file: Path | None 
     """A `cls` from `[config.yaml] [--field value ...]`; raises UserError for what does not fit. default_file: read where none is named."""
     import tyro
 
-    from robolearn.core.config import from_dict, load_config, nested
+    from robolearn.core.config import from_dict, load_config, nested, require_finite
 
     rest, types = _types(words)
     default: Any = tyro.MISSING_NONPROP
@@ -99,8 +99,10 @@ def parse(verb: str, cls: type, words: Sequence[str], default_file: Path | None 
         if end.code:
             raise UserError(f"{_one_line(said.getvalue())}; `robolearn {verb} --help` lists the valid fields") from None
         raise
-    if (seed := getattr(config, "seed", 0)) < 0:
-        raise UserError(f"seed: {seed}; expected 0 or more")
+    require_finite(config)
+    if not 0 <= (seed := getattr(config, "seed", 0)) < 2**63:
+        raise UserError(f"seed: {seed}; expected 0 or more, and less than 2^63")
+    require_at_least("threads", getattr(config, "threads", 0), 0, "CPU threads")
     return config
 
 

@@ -45,8 +45,10 @@ class Header:
 def save_checkpoint(path: Path, policy: Policy, config: PolicyConfig, meta: Mapping[str, Any] | None = None) -> None:
     """Write one file that `load_policy` turns back into this policy. Statistics travel as Normalizer buffers.
 
-    Raises UserError where the disk refuses; nothing is left behind then.
+    Raises UserError where the disk refuses, FloatingPointError for weights that are not finite; nothing is left behind then.
     """
+    if spoiled := next((name for name, value in policy.named_parameters() if not value.isfinite().all()), None):
+        raise FloatingPointError(f"{path}: not saved: {spoiled!r} holds NaN or infinite weights")
     header = {
         "format": FORMAT,
         "robolearn": version("robolearn"),
@@ -102,11 +104,15 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """The inverse of `save_state`. Raises UserError for a file that is missing, damaged or holds anything but data."""
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected a training state") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"{path}: not a training state: {str(error).splitlines()[0]}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, IndexError) as error:
+        reason = (str(error).splitlines() or ["it is empty"])[0]
+        raise UserError(f"{path}: not a training state: {reason}; --overwrite starts anew") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: not a training state: it holds a {type(state).__name__}; --overwrite starts anew")
+    return state
 
 
 def _open(path: Path) -> Any:

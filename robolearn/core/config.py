@@ -7,6 +7,7 @@ of robolearn.policies.act.
 
 from __future__ import annotations
 
+import math
 import pkgutil
 import types
 from collections.abc import Mapping, Sequence
@@ -101,6 +102,20 @@ def to_dict(config: Any, annotation: Any = None) -> Any:
 def from_dict(cls: type[C], data: Mapping[str, Any], where: str = "config", missing: Any = MISSING) -> C:
     """The inverse of `to_dict`; cls=object takes the class from `type`. `where` opens every error."""
     return _build(cls, data, _Place(where, "", missing), None)
+
+
+def require_finite(config: Any, field: str = "") -> None:
+    """UserError for the first number of a config, by its dotted name, that is NaN or infinite: none of them means anything."""
+    if isinstance(config, float) and not math.isfinite(config):
+        raise UserError(f"{field}: {config}; expected a finite number")
+    if is_dataclass(config):
+        parts: Any = ((f.name, getattr(config, f.name)) for f in fields(config))
+    elif isinstance(config, Mapping):
+        parts = config.items()
+    else:
+        parts = enumerate(config) if isinstance(config, list | tuple) else ()
+    for name, value in parts:
+        require_finite(value, f"{field}.{name}" if field else str(name))
 
 
 class _Place:

@@ -26,7 +26,7 @@ class UserError(Exception):
 
 def require_at_least(name: str, value: float, least: float, unit: str) -> None:
     """UserError unless `value` of the field `name` is `least` [unit] or more."""
-    if value < least:
+    if not value >= least:
         raise UserError(f"{name}: {value} {unit}; expected at least {least}")
 
 
@@ -34,6 +34,12 @@ def require_positive(name: str, value: float, unit: str) -> None:
     """UserError unless `value` of the field `name` is above 0 [unit]."""
     if not value > 0:
         raise UserError(f"{name}: {value} {unit}; expected more than 0")
+
+
+def require_share(name: str, value: float) -> None:
+    """UserError unless `value` of the field `name` lies between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise UserError(f"{name}: {value}; expected 0 to 1")
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:

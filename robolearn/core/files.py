@@ -56,6 +56,12 @@ def require_free(path: Path, needed_mib: float) -> None:
         raise UserError(f"{path}: disk full: {needed_mib:.0f} MiB needed, {free:.0f} MiB free")
 
 
+def require_outside(out: Path, data: Path) -> None:
+    """UserError where the folder `out` would lie inside the dataset `data`, which nothing else may stand in."""
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise UserError(f"out: {out}: lies inside the dataset {data}; expected a folder of its own")
+
+
 def _refusal(path: Path, error: OSError, size: int) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"{path}: disk full: {size / MIB:.1f} MiB needed, {free_mib(path):.1f} MiB free")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ from robolearn.core.files import append_line, drop_halves, free_mib, require_fre
 __all__ = ["Run", "free_mib", "read_metrics", "require_free"]
 
 _HOW = ("out", "overwrite", "recover")  # fields about the folder itself: two runs that differ only here are the same run
+_BEFORE_ANYTHING = {"config.yaml", "tensorboard"}  # what a run's folder holds before anything came of it
 _PACKAGES = ("robolearn", "torch", "mujoco", "robosuite", "numpy", "zarr", "diffusers")
 
 
@@ -77,7 +79,7 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """What `finish` was given, plus seconds, versions and machine."""
-        return json.loads((self.out / "done.json").read_text())
+        return read_json(self.out / "done.json")
 
     def __enter__(self) -> Run:
         self._started = time.monotonic()
@@ -87,6 +89,7 @@ class Run:
             (self.out / "done.json").unlink(missing_ok=True)
             save_config(self.config, self.out / "config.yaml")
             self._grown = False
+        self._lock = _locked(self.out)
         drop_halves(self.out)
         _drop_torn_line(self._metrics)
         rows = read_metrics(self._metrics)
@@ -94,8 +97,11 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._writes and kind is not None and issubclass(kind, Exception) and {p.name for p in self.out.iterdir()} == {"config.yaml"}:
+        if not self._writes:
+            return
+        if kind is not None and issubclass(kind, Exception) and {p.name for p in self.out.iterdir()} <= _BEFORE_ANYTHING:
             shutil.rmtree(self.out)  # nothing came of it: wrong input leaves no half-made folder
+        os.close(self._lock)
 
     @property
     def seconds(self) -> float:
@@ -158,13 +164,38 @@ class Run:
         return {n: (there.get(n), here.get(n)) for n in names if there.get(n) != here.get(n)}
 
     def _empty(self) -> None:
+        os.close(_locked(self.out))  # not under another's feet
         for path in self.out.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, oldest first; empty where there is none."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    """The rows of a metrics.jsonl, oldest first; empty where there is none. UserError: damaged."""
+    if not path.exists():
+        return []
+    return [_mapping(line, f"{path}: line {number}") for number, line in enumerate(_text(path).splitlines(), 1)]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A result, such as done.json. UserError: damaged."""
+    return _mapping(_text(path), str(path))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: damaged: {error}") from error
+
+
+def _mapping(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: damaged: it holds a {type(found).__name__}; expected names and values")
+    return found
 
 
 def versions() -> dict[str, str]:
@@ -188,6 +219,17 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{head}{'+changes' if dirty else ''}"
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds the folder until it is closed; the kernel frees it when the process dies."""
+    handle = os.open(folder / "config.yaml", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UserError(f"{folder}: another process is at work on this run; wait for it, or choose another --out") from None
+    return handle
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -209,6 +209,10 @@ class Features:
         covered = int(self._store.lengths[:same].sum())
         return covered if covered <= rows else 0
 
+    def fingerprint(self) -> str:
+        """Of all that `_hashes` looks at: another one says that the store is not what it was."""
+        return chain[-1] if (chain := self._hashes()) else ""
+
     def _hashes(self) -> list[str]:
         """For each episode a hash of it and of all before it: their meta, times and actions, the spec, the provenance, some frames."""
         store = self._store

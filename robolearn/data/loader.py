@@ -31,7 +31,7 @@ class Batches(ReadAhead[Batch]):
         workers: int = 1,
         prefetch: int = 2,
     ) -> None:
-        self._windows, self._sampler, self._device = windows, sampler, torch.device(device)
+        self.windows, self._sampler, self._device = windows, sampler, torch.device(device)
         super().__init__(workers, workers * prefetch)
 
     def __next__(self) -> Batch:
@@ -47,5 +47,5 @@ class Batches(ReadAhead[Batch]):
         self._sampler.load_state_dict(state)
 
     def _read(self, indices: np.ndarray, number: int) -> Batch:
-        batch = to_batch(self._windows.read(indices, number))
+        batch = to_batch(self.windows.read(indices, number))
         return apply(batch, torch.Tensor.pin_memory) if self._device.type == "cuda" else batch

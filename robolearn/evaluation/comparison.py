@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,7 +10,7 @@ from typing import Any
 
 from robolearn.core.config import read_yaml
 from robolearn.core.errors import UserError
-from robolearn.core.run import read_metrics
+from robolearn.core.run import read_json, read_metrics
 from robolearn.evaluation.page import card, page, section, table, text
 from robolearn.evaluation.plots import Line, chart, rates
 from robolearn.evaluation.statistics import Interval, fisher_p, paired_p
@@ -65,7 +64,7 @@ def read_run(folder: Path, name: str) -> Trained:
         name,
         _flat(read_yaml(folder / "config.yaml")),
         read_metrics(folder / "metrics.jsonl"),
-        json.loads(done.read_text(encoding="utf-8")) if done.exists() else {},
+        read_json(done) if done.exists() else {},
         _outcome(folder),
     )
 
@@ -158,7 +157,9 @@ def _flies(file: Path, folder: Path) -> bool:
 
 
 def _read_outcome(file: Path, folder: Path) -> Outcome:
-    data, config = json.loads(file.read_text(encoding="utf-8")), file.with_name("config.yaml")
+    data, config = read_json(file), file.with_name("config.yaml")
+    if missing := [n for n in ("per_trial", "successes", "trials", "interval", "mean_max_reward", "max_reward_interval") if n not in data]:
+        raise UserError(f"{file}: not an evaluation: {missing[0]} is missing; expected what robolearn evaluate writes")
     per_trial = data["per_trial"]
     return Outcome(
         where=str(file.parent.relative_to(folder) if file.is_relative_to(folder) else file.parent.name),
@@ -175,5 +176,10 @@ def _read_outcome(file: Path, folder: Path) -> Outcome:
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(data, Mapping) or not data:
-        return {prefix: data}
+        return {prefix: _bare(data) if prefix.endswith("type") else data}
     return {k: v for name, value in data.items() for k, v in _flat(value, f"{prefix}.{name}" if prefix else str(name)).items()}
+
+
+def _bare(kind: Any) -> Any:
+    """`robolearn.policies.act:ActConfig` as it is typed: act."""
+    return kind.partition(":")[0].rpartition(".")[2] if isinstance(kind, str) else kind

@@ -27,7 +27,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Of those on disk, ascending."""
-        return sorted(int(path.stem.removeprefix("step_")) for path in self.folder.glob("step_*.pt"))
+        numbers = (path.stem.removeprefix("step_") for path in self.folder.glob("step_*.pt"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def save(self, step: int, policy: Policy, config: Any, meta: Mapping[str, Any]) -> None:
         save_checkpoint(self.path(step), policy, config, {**meta, "steps": step})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from robolearn.core.errors import UserError
 from robolearn.core.files import write_atomic
@@ -54,7 +54,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    table = Table(*head)
+    table = Table(*(Column(name, overflow="fold") for name in head))
     for row in rows:
         table.add_row(*("–" if value is None else str(value) for value in row))
     return table

@@ -41,7 +41,16 @@ def save_encoder(path: Path, encoder: CameraEncoder, config: EncoderConfig, meta
 
 
 def load_weights(encoder: CameraEncoder, weights: str) -> str:
-    """Fill `encoder` and say from where: a file that pretrain, train or save_encoder wrote, else whatever its kind can load.
+    """Fill `encoder` and say from where. UserError: it does not fit, or what it brings is no number."""
+    origin = _fill(encoder, weights)
+    for name, value in encoder.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(f"encoder.weights: {weights}: {name!r} holds NaN or infinite numbers")
+    return origin
+
+
+def _fill(encoder: CameraEncoder, weights: str) -> str:
+    """From a file that pretrain, train or save_encoder wrote, else whatever its kind can load.
 
     A network that all cameras share fits each camera's own, and the only camera's fits one that is shared. UserError: it does not fit.
     """
@@ -60,6 +69,8 @@ def load_weights(encoder: CameraEncoder, weights: str) -> str:
     for name, source in chosen.items():
         if problem is None and (mine := tuple(wanted[name].shape)) != (its := tuple(tensors[source].shape)):
             problem = f"{name!r} is {its}; expected {mine}"
+        if problem is None and wanted[name].is_floating_point() != tensors[source].is_floating_point():
+            problem = f"{name!r} is {tensors[source].dtype}; expected {wanted[name].dtype}"
     if problem:
         kind = type(encoder).__name__
         raise UserError(
@@ -100,7 +111,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[str], Mapping[str, Any]] 
             tensors = {n.removeprefix(prefix): file.get_tensor(n) for n in file.keys() if n.startswith(prefix)}  # noqa: SIM118 not a dict
     except SafetensorError:
         return None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"encoder.weights: {path}: damaged header: {type(error).__name__}: {error}") from error
     return tensors, cameras, settings
 

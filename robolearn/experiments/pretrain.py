@@ -14,6 +14,7 @@ from rich.table import Table
 
 from robolearn.core.checkpoint import load_state, save_state
 from robolearn.core.errors import UserError, require_at_least, require_positive
+from robolearn.core.files import require_outside
 from robolearn.core.interrupt import deferred_interrupt
 from robolearn.core.run import Run
 from robolearn.core.types import Metrics
@@ -215,6 +216,7 @@ class Session:
             "learner": self.learner.state_dict(),
             "clips": self.clips.state_dict(),
             "before": self.before,
+            "data": self.store.feature_cache.fingerprint(),
             "steps": step,
             "seconds": seconds,
         }
@@ -224,6 +226,9 @@ class Session:
             self.folder.rewind(-1)  # killed before it saved anything: all of it is done again
             return
         state: Mapping[str, Any] = load_state(self._state_path, self._device)
+        data = self.store.feature_cache.fingerprint()
+        if state.get("data", data) != data:
+            raise UserError(f"{self._state_path}: began on other episodes: {self.config.data} was changed since; --overwrite starts anew")
         try:
             self.clips.load_state_dict(state["clips"])
         except ValueError as error:
@@ -258,6 +263,8 @@ def _check(config: Config) -> None:
     require_at_least("batch_size", config.batch_size, 2, "clips")
     require_at_least("probe_rows", config.probe_rows, 0, "rows")
     require_at_least("cache_mb", config.cache_mb, 0, "MB")
+    require_at_least("save_every_s", config.save_every_s, 0, "s")
+    require_outside(config.out, config.data)
     if not 0 <= config.validation < 1:
         raise UserError(f"validation: {config.validation} of the episodes; expected 0 to below 1")
     if config.encoder.tune not in ("full", "none"):

@@ -93,7 +93,7 @@ def _run(config: Config, folder: Run, ranks: Ranks, console: Console) -> None:
         unseen = ", ".join(cameras)
         console.print(f"no encoder: the policy sees states only, not the cameras ({unseen}); configs/train/ has examples with one")
     if policy.config.encoder is not None and policy.config.encoder.frozen and (idle := _idle(policy.config.encoder)):
-        console.print(f"frozen encoder: no random {idle}, as its settings ask for: features of the centre of each image are cached")
+        console.print(f"frozen encoder: its random {idle} is left out: features of the centre of each image are cached")
     with folder, advised(config):
         product = _learn(config, folder, stores, policy, ranks)
         if ranks.leads:
@@ -114,8 +114,8 @@ def _run(config: Config, folder: Run, ranks: Ranks, console: Console) -> None:
         )
         if ranks.leads:
             (config.out / "training.pt").unlink(missing_ok=True)
-    minutes = product.seconds / 60
-    console.print(f"{config.out / 'policy.pt'}: {product.steps} steps in {minutes:.1f} minutes; encoder: {product.origin}")
+    spent = f"{product.seconds / 60:.1f} minutes" if product.seconds >= 60 else f"{product.seconds:.0f} s"
+    console.print(f"{config.out / 'policy.pt'}: {product.steps} steps in {spent}; encoder: {product.origin}")
 
 
 def _learn(config: Config, folder: Run, stores: Sequence[EpisodeStore], policy: ChunkPolicy, ranks: Ranks) -> Product:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from robolearn.core.errors import UserError, require_at_least, require_positive
+from robolearn.core.files import require_outside
 from robolearn.experiments.reading import ReadingConfig
 from robolearn.experiments.selection import SelectionConfig
 from robolearn.learners.imitation import ImitationConfig
@@ -72,6 +73,8 @@ def check(config: Config) -> None:
     require_at_least("pretrain.steps", config.pretrain.steps, 3, "updates")
     require_at_least("pretrain.batch_size", config.pretrain.batch_size, 1, "images")
     require_at_least("pretrain.max_frames", config.pretrain.max_frames, 1, "frames")
+    require_at_least("save_every_s", config.save_every_s, 0, "s")
+    require_outside(config.out, config.data)
     require_at_least("save_policy_every", config.save_policy_every, 0, "updates")
     require_at_least("keep_last", config.keep_last, 1, "checkpoints")
     require_at_least("keep_best", config.keep_best, 0, "checkpoints")

@@ -50,6 +50,7 @@ class Training:
     ):
         self.config, self.folder, self.learner, self.batches = config, folder, learner, batches
         self.ranks, self.origin, self._held_out, self._meta, self._features = learner.ranks, origin, held_out, meta, features
+        self._data = [store.feature_cache.fingerprint() for store in batches.windows.stores]
         select = config.select
         best = max(config.keep_best, select.top) if select.every else config.keep_best
         self.checkpoints = Checkpoints(config.out / "checkpoints", config.keep_last, best)
@@ -74,6 +75,7 @@ class Training:
                     self.learner, self.batches, self.config.steps, limit, *before, self._on_step, self._clock, self._bar
                 )
             self._check()
+            self._log_the_rest()
             if self.selection is not None and self.steps not in self.checkpoints.steps():
                 self._keep(self.steps, self.seconds)
 
@@ -92,8 +94,12 @@ class Training:
                 self.checkpoints.rewind(self.steps)
 
     def _load(self, state: Mapping[str, Any], place: str) -> None:
+        if missing := {"spec", "batches", "learner", "steps", "seconds", "encoder"} - {n for n, v in state.items() if v is not None}:
+            raise UserError(f"{self._state_path}: not the state of a training: {sorted(missing)[0]} is missing; --overwrite starts anew")
         if state["spec"] != self.learner.policy.spec.to_dict():
             raise UserError(f"{self._state_path}: began on data of another robot than {place}; --overwrite starts anew")
+        if state.get("data", self._data) != self._data:
+            raise UserError(f"{self._state_path}: began on other episodes: {place} was changed since; --overwrite starts anew")
         if state.get("features", self._features) != self._features:  # of a state from before they were noted: taken on trust
             raise UserError(
                 f"{self._state_path}: began on features {state['features']}, now they are {self._features}: the encoder's weights changed "
@@ -105,7 +111,7 @@ class Training:
             raise UserError(f"{self._state_path}: {error}; --overwrite starts anew") from error
         try:
             self.learner.load_state_dict(state["learner"])
-        except (KeyError, RuntimeError) as error:  # names or shapes of tensors
+        except (KeyError, RuntimeError, TypeError, AttributeError) as error:  # names or shapes of tensors
             raise UserError(f"{self._state_path}: saved by another robolearn ({type(error).__name__}); --overwrite starts anew") from error
         self.steps, self.seconds, self.origin = state["steps"], state["seconds"], state["encoder"]
         self._saved = self.seconds
@@ -131,6 +137,11 @@ class Training:
             self._save(step, seconds)
         if self._stop:
             raise KeyboardInterrupt
+
+    def _log_the_rest(self) -> None:
+        """What the last updates measured, where the training did not end on a row of its own."""
+        if any(self.ranks.gather(bool(self._recent))):
+            self.folder.log(step=self.steps, train_seconds=round(self.seconds, 2), **self._means(), **self.validate())
 
     def _check(self) -> None:
         """Nothing that is spoiled is logged, kept, saved or made the product; on a GPU the learner does not look by itself."""
@@ -180,6 +191,7 @@ class Training:
             "seconds": seconds,
             "encoder": self.origin,
             "features": self._features,
+            "data": self._data,
         }
         if self.ranks.leads:
             save_state(self._state_path, state)

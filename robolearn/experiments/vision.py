@@ -119,6 +119,9 @@ def device_named(name: str) -> torch.device:
     if name in ("auto", "cuda") and torch.cuda.is_available():
         return torch.device("cuda")  # which one is left open: torchrun's processes each take their own
     try:
-        return torch.empty(0, device="cpu" if name == "auto" else name).device
+        device = torch.empty(0, device="cpu" if name == "auto" else name).device
+        if device.type == "meta":
+            raise RuntimeError("it computes nothing")
+        return device
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device: '{name}' is not here ({str(error).splitlines()[0]}); valid: auto, cpu, cuda") from error

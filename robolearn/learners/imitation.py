@@ -16,7 +16,7 @@ from robolearn.core.errors import UserError, require_at_least, require_positive
 from robolearn.core.types import Batch, Metrics, Policy, apply, logged
 from robolearn.learners.forward import Forward, replicated
 from robolearn.learners.ranks import Ranks
-from robolearn.learners.rate import cosine, warmed
+from robolearn.learners.rate import check_rate, cosine, warmed
 from robolearn.learners.sharding import load_whole, load_whole_optimizer, shard, whole
 from robolearn.models.ema import ema
 from robolearn.models.precision import Precision, autocast
@@ -58,6 +58,8 @@ class Imitation:
     def __init__(self, policy: Policy, config: ImitationConfig | None = None, ranks: Ranks | None = None):
         self.config, self.trained, self.ranks = config or ImitationConfig(), policy, ranks or Ranks()
         require_at_least("imitation.accumulate", self.config.accumulate, 1, "parts of a batch")
+        require_positive("imitation.ema_power", self.config.ema_power, "")
+        check_rate("imitation", self.config.lr, self.config.warmup, self.config.weight_decay, self.config.clip)
         self.average = ema(policy, self.config.ema_power)
         self._forward: Any = Forward(policy, self.config.compile)
         self._whole: Policy | None = None
@@ -110,17 +112,19 @@ class Imitation:
             (loss * share).backward()
             measured = {name: measured.get(name, 0.0) + value * mean for name, value in metrics.items()}
         norm: Any = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.clip)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if norm.is_cpu:  # before it spoils the weights
+            self.check(measured | {"grad_norm": float(norm)})
         self.optimizer.step()
         self.average.update_parameters(self.trained)
         self.steps += 1
-        return measured | {"grad_norm": logged(norm.full_tensor() if hasattr(norm, "full_tensor") else norm), "lr": lr}
+        return measured | {"grad_norm": logged(norm), "lr": lr}
 
     def check(self, metrics: Metrics) -> None:
-        """FloatingPointError for a loss that is not finite."""
-        if not math.isfinite(metrics["loss"]):
-            raise FloatingPointError(
-                f"imitation: loss is {float(metrics['loss'])} at step {self.steps}; lower the learning rate ({self._lr():.2g})"
-            )
+        """FloatingPointError for a loss, or a gradient, that is not finite."""
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(value := float(metrics.get(name, 0.0))):
+                raise FloatingPointError(f"imitation: {name} is {value} at step {self.steps}; lower the learning rate ({self._lr():.2g})")
 
     def _groups(self, policy: Policy) -> list[Any]:
         """What learns; the encoder's part apart where it has a learning rate of its own."""

@@ -27,7 +27,7 @@ Rotations = Literal["as stored", "6d"]
 _EULER = [f"euler_{''.join(axes)}_extrinsic" for axes in itertools.product("xyz", repeat=3) if axes[0] != axes[1] != axes[2]]
 _NAMED = {form_of(name).names: name for name in ("quat_wxyz", "axis_angle", "rot6d", "rot6d_rows", *_EULER)}
 _NAMED[("roll", "pitch", "yaw")] = "euler_xyz_extrinsic"
-ROTATIONS = "qw qx qy qz, rx ry rz [rad], roll pitch yaw or euler1x euler2y euler3z [rad or deg], r11 r21 r31 r12 r22 r32"
+ROTATIONS = "qw qx qy qz, rx ry rz [rad], roll pitch yaw or euler1x euler2y euler3z [rad or deg], r11 r21 r31 r12 r22 r32 or by rows"
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _references(spec: RobotSpec, parts: Sequence[Part], relative_to: Sequence[st
         )
         raise UserError(
             f"policy.actions: delta; no state fits the action ({_listed(wanted)}) by name and unit{where}; "
-            f"by unit, in this order, for policy.relative_to: {', '.join(valid) or '(none)'}"
+            f"fitting by unit, in this order, so to be named in policy.relative_to: {', '.join(valid) or '(none)'}"
         )
     return found
 

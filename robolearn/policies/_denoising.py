@@ -84,6 +84,8 @@ class DenoisingPolicy(ChunkPolicy):
             if not config.widths or min(config.widths) < 8:
                 raise UserError(f"policy.widths: {config.widths} channels; expected one or more of at least 8")
             require_at_least("policy.blocks", config.blocks, 1, "blocks")
+            if config.kernel < 1 or config.kernel % 2 == 0:
+                raise UserError(f"policy.kernel: {config.kernel} actions; expected an odd number, such as 3 or 5")
             factor = 2 ** (len(config.widths) - 1)
             if config.horizon % factor:
                 raise UserError(f"policy.horizon: {config.horizon} actions; {len(config.widths)} widths need a multiple of {factor}")

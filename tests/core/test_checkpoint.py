@@ -141,3 +141,13 @@ def test_training_state_comes_back_and_a_half_file_does_not(tmp_path: Path) -> N
         load_state(path)
     with pytest.raises(UserError, match="no such file"):
         load_state(tmp_path / "none.pt")
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    path, policy = saved(tmp_path)
+    before = path.read_bytes()
+    with torch.no_grad():
+        policy.net.bias[1] = float("nan")
+    with pytest.raises(FloatingPointError, match="policy.safetensors: not saved: 'net.bias' holds NaN or infinite weights"):
+        save_checkpoint(path, policy, LinearConfig(5))
+    assert path.read_bytes() == before

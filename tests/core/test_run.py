@@ -156,3 +156,31 @@ def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path: Path) -> 
         (config.out / name).write_text("half")
     with Run(config.out, config):
         assert {path.name for path in config.out.iterdir()} == {"config.yaml", "metrics.jsonl", ".keep", "other.tmp"}
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    config = Config(tmp_path / "run")
+    with Run(config.out, config):
+        with (
+            pytest.raises(UserError, match="run: another process is at work on this run; wait for it, or choose another --out"),
+            Run(config.out, config),
+        ):
+            pass
+        with pytest.raises(UserError, match="another process is at work"):
+            Run(config.out, replace(config, seed=1, overwrite=True), overwrite=True)
+        assert (config.out / "config.yaml").exists()
+    with Run(config.out, config) as after:
+        after.log(step=1)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "\xff"])
+def test_what_is_damaged_is_named(tmp_path: Path, text: str) -> None:
+    config = Config(tmp_path / "run")
+    with Run(config.out, config) as run:
+        run.finish()
+    (config.out / "done.json").write_bytes(text.encode("latin1"))
+    with pytest.raises(UserError, match="done.json: damaged: "):
+        run.result()
+    (config.out / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + text.encode("latin1") + b"\n")
+    with pytest.raises(UserError, match="metrics.jsonl: (line 2: )?damaged: "):
+        read_metrics(config.out / "metrics.jsonl")

@@ -105,9 +105,20 @@ def test_the_verb_prints_tables_and_writes_a_page(runs, tmp_path, capsys, monkey
         (["a"], "runs: 1 folder; expected at least 2"),
         (["a", "nowhere"], "nowhere: not a run"),
         (["a", "a"], "the same folder twice"),
+        (["a", "done"], "done.json: damaged: "),
+        (["a", "metrics"], "metrics.jsonl: line 1: damaged: it holds a list; expected names and values"),
+        (["a", "flown"], "evaluation.json: not an evaluation: per_trial is missing"),
     ],
 )
 def test_wrong_folders_are_one_line(runs, tmp_path, names, message):
+    for name, file, text in (
+        ("done", "done.json", "{"),
+        ("metrics", "metrics.jsonl", "[1]\n"),
+        ("flown", "evaluation.json", "{}"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("policy: {type: 'robolearn.policies.bc:BcConfig'}")
+        (tmp_path / name / file).write_text(text)
     with pytest.raises(UserError, match=message):
         run(Config(tuple(tmp_path / name for name in names)))
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import hardware
 from hardware import RobotConfig
@@ -255,3 +257,32 @@ def test_wrong_input_is_one_line_and_leaves_nothing(data, weights, change, messa
     with pytest.raises(UserError, match=message) as error:
         run(config)
     assert "\n" not in str(error.value) and not (data / "features").exists()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_give_no_features(data, tmp_path, bad):
+    spoiled = encoder()
+    with torch.no_grad():
+        next(spoiled.parameters()).view(-1)[3] = bad
+    save_encoder(path := tmp_path / "spoiled.safetensors", spoiled, EYES)
+    with pytest.raises(UserError, match="encoder.weights: .*spoiled.safetensors: 'nets.* holds NaN or infinite numbers"):
+        run(Config(data=data, encoder=replace(EYES, weights=str(path))))
+
+
+def test_whole_numbers_are_no_weights(data, tmp_path):
+    whole = encoder()
+    next(whole.parameters()).requires_grad_(False)
+    save_encoder(path := tmp_path / "whole.safetensors", whole, EYES)
+    tensors, metadata = load_file(path), safe_open(path, "pt").metadata()
+    save_file({name: value.to(torch.int64) for name, value in tensors.items()}, path, metadata)
+    with pytest.raises(UserError, match="is torch.int64; expected torch.float32"):
+        run(Config(data=data, encoder=replace(EYES, weights=str(path))))
+
+
+@pytest.mark.parametrize(("there", "message"), [(False, "no such file"), (True, "cannot be read as a file that robolearn wrote")])
+def test_a_file_that_is_absent_or_damaged_is_called_so(data, tmp_path, there, message):
+    path = tmp_path / "e.safetensors"
+    if there:
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=message):
+        run(Config(data=data, encoder=replace(EYES, weights=str(path))))

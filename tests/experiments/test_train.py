@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 from safetensors.torch import load_file
 
 import hardware
@@ -171,7 +173,7 @@ def test_it_does_not_go_on_with_features_of_another_encoder(config, tmp_path, mo
 
 def test_augmentations_that_a_frozen_encoder_does_not_see_are_named(config, capsys):
     run(replace(config, steps=1, policy=replace(config.policy, encoder=replace(EYES, tune="none", crop=0.9, color=0.1))))
-    assert "frozen encoder: no random crop, color, as its settings ask for" in capsys.readouterr().err.replace("\n", " ")
+    assert "frozen encoder: its random crop, color is left out" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_pretrained_weights_from_a_file_are_named_in_the_result(config, tmp_path):
@@ -278,6 +280,14 @@ def test_minutes_end_a_training_too(config):
         ({"validation": 1.0}, "validation: 1.0 of the episodes; expected 0 to below 1"),
         ({"device": "cuda:99"}, "device: 'cuda:99' is not here"),
         ({"device": "gpu"}, r"device: 'gpu' is not here .*; valid: auto, cpu, cuda"),
+        ({"save_every_s": -1.0}, "save_every_s: -1.0 s; expected at least 0"),
+        ({"device": "meta"}, "device: 'meta' is not here .it computes nothing.; valid: auto, cpu, cuda"),
+        ({"imitation": ImitationConfig(lr=0.0)}, "imitation.lr: 0.0 per update; expected more than 0"),
+        ({"imitation": ImitationConfig(clip=-1.0)}, "imitation.clip: -1.0 .*; expected more than 0"),
+        ({"imitation": ImitationConfig(warmup=-5)}, "imitation.warmup: -5 updates; expected at least 0"),
+        ({"imitation": ImitationConfig(weight_decay=-1.0)}, "imitation.weight_decay: -1.0 per update; expected at least 0"),
+        ({"imitation": ImitationConfig(ema_power=-2.0)}, "imitation.ema_power: -2.0 ; expected more than 0"),
+        ({"policy": DiffusionConfig(horizon=4, widths=(8, 16), kernel=4)}, "policy.kernel: 4 actions; expected an odd number"),
         ({"imitation": ImitationConfig(encoder_lr=0.1)}, "imitation.encoder_lr: 0.1, but this policy has no encoder that learns"),
         ({"policy": DiffusionConfig(horizon=5, widths=(8, 16))}, "policy.horizon: 5 actions; 2 widths need a multiple of 2"),
         ({"policy": DiffusionConfig(horizon=4, state=("pose",))}, "state: 'pose' is not in the data of fake"),
@@ -287,6 +297,26 @@ def test_wrong_input_is_one_line_and_leaves_nothing(config, change, message):
     with pytest.raises(UserError, match=message) as error:
         run(replace(config, **change))
     assert "\n" not in str(error.value) and not config.out.exists()
+
+
+def test_a_run_inside_the_dataset_is_refused(config, data):
+    with pytest.raises(UserError, match="out: .*: lies inside the dataset .*; expected a folder of its own"):
+        run(replace(config, out=data / "run"))
+    assert not (data / "run").exists()
+
+
+def test_it_does_not_resume_on_actions_that_changed(config, data, tmp_path, monkeypatch):
+    """As many rows as before, in a store of the same name."""
+    copied = Path(shutil.copytree(data, tmp_path / "copy.zarr"))
+    config = replace(config, data=copied, save_every_s=0.0)
+    monkeypatch.setattr(train, "save_checkpoint", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.undo()
+    actions = zarr.open(str(copied), mode="r+")["action"]
+    actions[:] = actions[:] / 2
+    with pytest.raises(UserError, match=r"training.pt: began on other episodes: .*copy.zarr was changed since; --overwrite starts anew"):
+        run(config)
 
 
 def test_it_does_not_resume_on_data_that_changed(config, monkeypatch):

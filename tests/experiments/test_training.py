@@ -39,7 +39,7 @@ def test_killed_at_random_instants_it_ends_with_the_same_bits(fake_data, tmp_pat
     whole, torn = weights(tmp_path / "whole"), weights(tmp_path / "torn")
     assert all(torch.equal(torn[name], value) for name, value in whole.items())
     rows = [[row for row in read_metrics(tmp_path / name / "metrics.jsonl") if "step" in row] for name in ("whole", "torn")]
-    assert [row["step"] for row in rows[1]] == [row["step"] for row in rows[0]] == [100], "nothing is logged twice"
+    assert [row["step"] for row in rows[1]] == [row["step"] for row in rows[0]] == [100, 120], "nothing is logged twice"
     assert not list((tmp_path / "torn").glob(".*.tmp"))
 
 
@@ -86,7 +86,7 @@ def test_a_resumed_training_forgets_what_it_had_not_saved(fake_data, tmp_path, m
     monkeypatch.undo()
     assert load_state(config.out / "training.pt")["steps"] == 150
     run(config)
-    assert [row["step"] for row in read_metrics(config.out / "metrics.jsonl")] == [100, 200]
+    assert [row["step"] for row in read_metrics(config.out / "metrics.jsonl")] == [100, 200, 230]
     assert [row["step"] for row in read_metrics(config.out / "checkpoints" / "scores.jsonl")] == [50, 100, 150, 200]
     whole = replace(config, out=tmp_path / "whole")
     run(whole)
@@ -143,6 +143,45 @@ def test_what_cannot_go_on_says_what_to_change_and_can_go_on(fake_data, tmp_path
         run(short(fake_data, tmp_path, steps=5))
     assert "\n" not in str(said.value)
     assert load_state(tmp_path / "training.pt")["steps"] == 3
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_gradient_that_is_not_finite_spoils_no_weight(fake_data, tmp_path, monkeypatch, steps):
+    """Its loss was finite still, and after the last update nobody would have looked again."""
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spoiled(parameters, most):
+        parameters = list(parameters)
+        if (counted := next(updates)) == steps:
+            parameters[0].grad.fill_(float("nan"))
+        return clip(parameters, most) if counted else None
+
+    updates = iter(range(1, 100))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spoiled)
+    with pytest.raises(UserError, match=f"imitation: grad_norm is nan at step {steps - 1}; lower the learning rate"):
+        run(short(fake_data, tmp_path, steps=steps))
+    assert not (tmp_path / "policy.pt").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense", [1], {}, {"batches": None}], ids=str)
+def test_a_damaged_state_is_one_line(fake_data, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(train, "save_checkpoint", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(short(fake_data, tmp_path, steps=3))
+    file = tmp_path / "training.pt"
+    if isinstance(damage, bytes):
+        file.write_bytes(damage)
+    else:
+        torch.save({**load_state(file), **damage} if damage == {"batches": None} else damage, file)
+    with pytest.raises(UserError, match=r"training.pt: not (a|the) .*; --overwrite starts anew") as said:
+        run(short(fake_data, tmp_path, steps=3))
+    assert "\n" not in str(said.value)
+
+
+def test_a_short_training_logs_what_it_did(fake_data, tmp_path):
+    run(short(fake_data, tmp_path, steps=3))
+    (row,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert row["step"] == 3 and row["loss"] > 0 and row["val_loss"] > 0
 
 
 def test_another_error_stays_what_it_is(fake_data, tmp_path, monkeypatch):

@@ -210,12 +210,13 @@ REFUSED = [
     (
         robot({"agent": vector("agent_x agent_y", "px"), "block": vector("x y angle", "px px rad")}, vector("to_x to_y", "px")),
         {"actions": "delta"},
-        r"no state fits the action \(to_x \[px\], to_y \[px\]\) by name and unit; by unit, in this order, for policy.relative_to: agent",
+        r"no state fits the action \(to_x \[px\], to_y \[px\]\) by name and unit; "
+        "fitting by unit, in this order, so to be named in policy.relative_to: agent",
     ),
     (
         robot({"q": vector("a", "deg")}, vector("a", "rad"), "joint_pos"),
         {"actions": "delta"},
-        r"no state fits the action \(a \[rad\]\).* for policy.relative_to: \(none\)",
+        r"no state fits the action \(a \[rad\]\).* in policy.relative_to: \(none\)",
     ),
     (robot({"q": vector("a", "rad")}, vector("rx ry rz", "1")), {"rotations": "6d"}, r"no rotation \(rx \[1\], ry \[1\], rz \[1\]\)"),
 ]

@@ -11,7 +11,7 @@ import torch
 from robolearn.core.errors import UserError
 from robolearn.core.types import Metrics, logged
 from robolearn.learners.pretraining.objective import Clip, Objective
-from robolearn.learners.rate import cosine, warmed
+from robolearn.learners.rate import check_rate, cosine, warmed
 from robolearn.models.precision import Precision, autocast
 
 
@@ -35,6 +35,7 @@ class Pretraining:
 
     def __init__(self, objective: Objective, config: LearningConfig):
         self.objective, self.config = objective, config
+        check_rate("learning", config.lr, config.warmup, config.weight_decay, config.clip)
         self.optimizer = torch.optim.AdamW(objective.parameter_groups(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.steps = 0
         self.progress = 0.0  # of the whole training, 0 to 1; whoever drives the loop sets it

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robolearn.core.errors import require_at_least, require_share
 from robolearn.core.types import Metrics, logged
 from robolearn.learners.pretraining._views import ViewsConfig, view
 from robolearn.learners.pretraining.objective import Clip, Objective, ObjectiveConfig, follow, mlp, slow_copy, width
@@ -37,6 +38,9 @@ class Byol(Objective):
 
     def __init__(self, encoder: CameraEncoder, config: ByolConfig):
         super().__init__(encoder)
+        require_at_least("objective.hidden", config.hidden, 1, "units")
+        require_at_least("objective.projection", config.projection, 1, "numbers")
+        require_share("objective.momentum", config.momentum)
         self.config = config
         hidden, out = config.hidden, config.projection
         self.projectors = nn.ModuleDict({c: mlp([width(encoder, c), hidden, out], norm=True) for c in encoder.cameras})

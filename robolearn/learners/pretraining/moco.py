@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robolearn.core.errors import require_at_least
+from robolearn.core.errors import require_at_least, require_positive, require_share
 from robolearn.core.types import Metrics, logged
 from robolearn.learners.pretraining._views import ViewsConfig, view
 from robolearn.learners.pretraining.objective import Clip, Objective, ObjectiveConfig, exact, follow, mlp, slow_copy, width
@@ -41,6 +41,9 @@ class Moco(Objective):
     def __init__(self, encoder: CameraEncoder, config: MocoConfig):
         super().__init__(encoder)
         require_at_least("objective.queue", config.queue, 1, "keys")
+        require_at_least("objective.projection", config.projection, 1, "numbers")
+        require_positive("objective.temperature", config.temperature, "")
+        require_share("objective.momentum", config.momentum)
         self.config = config
         self.heads = nn.ModuleDict({c: mlp([(w := width(encoder, c)), w, config.projection]) for c in encoder.cameras})
         self.slow_encoder, self.slow_heads = slow_copy(encoder), slow_copy(self.heads)

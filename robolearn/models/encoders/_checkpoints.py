@@ -205,7 +205,7 @@ def of_timm(name: str) -> Checkpoint:
 
     if not timm.is_model(name):
         known = [*CHECKPOINTS, *timm.list_models(pretrained=True)]
-        near = difflib.get_close_matches(name, known, 4, 0.5) or list(CHECKPOINTS)
+        near = difflib.get_close_matches(name, known, 4, 0.7) or list(CHECKPOINTS)
         raise UserError(
             f"encoder.model: '{name}' is neither a checkpoint of docs/encoders.md nor a network of timm's; near it: {', '.join(near)}"
         )

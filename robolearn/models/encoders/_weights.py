@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ def fetch(weights: str, wanted: str = "weights of this encoder") -> tuple[dict[s
     path = Path(weights).expanduser()
     if path.is_file():
         return _read(path), f"file:{path.name}"
+    if weights.startswith((".", "/", "~")):
+        raise UserError(f"encoder.weights: {path}: no such file; expected a .pth or .safetensors file with {wanted}")
     web = weights.startswith("https://")
     try:
         found = _download(weights) if web else _from_hub(weights)
@@ -33,7 +36,7 @@ def fetch(weights: str, wanted: str = "weights of this encoder") -> tuple[dict[s
         raise UserError(
             f"encoder.weights: no file '{weights}', and the {'web' if web else 'hub'} did not give '{weights}' either "
             f"({type(error).__name__}: {reason}); give a local .pth or .safetensors file with {wanted}, "
-            "or leave it empty to pretrain on the dataset"
+            "or leave it empty: a frozen encoder is then pretrained on the dataset, another begins at random"
         ) from error
     return _read(found), f"{'web' if web else 'hub'}:{weights}"
 
@@ -63,6 +66,7 @@ def _from_hub(address: str) -> Path:
     from huggingface_hub import hf_hub_download  # slow to import
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what failed in the end is said in one line
     owner, name, *file = address.split("/", 2)
     missing: Exception | None = None
     for candidate in file or HUB_FILES:

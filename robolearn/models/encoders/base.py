@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -71,7 +72,11 @@ class CameraEncoder(Encoder):
 
     def load_weights(self, weights: str) -> str:
         """Fill the network from a local file or a hub and say which. Raises UserError that names both where neither works."""
-        raise UserError(f"encoder.weights: '{weights}': {type(self).__name__} has no public weights; leave it empty and pretrain")
+        there = "cannot be read as a file that robolearn wrote" if Path(weights).expanduser().exists() else "no such file"
+        raise UserError(
+            f"encoder.weights: '{weights}': {there}, and {type(self).__name__} has no public weights; give an encoder.safetensors of "
+            "robolearn pretrain or a policy.pt, or leave it empty and pretrain"
+        )
 
     @abstractmethod
     def encode(self, camera: str, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N E"]:

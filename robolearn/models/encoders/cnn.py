@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robolearn.core.errors import UserError
+from robolearn.core.errors import UserError, require_at_least
 from robolearn.models.encoders._heads import SpatialSoftmax
 from robolearn.models.encoders.base import CameraEncoder, EncoderConfig, Sizes
 
@@ -32,6 +32,7 @@ class SmallCnn(CameraEncoder):
         if config.tune not in ("full", "none"):
             raise UserError(f"encoder.tune: {config.tune} is for pretrained networks; a small one is trained whole (full) or not (none)")
         channels, strides, keypoints = config.channels, config.strides, config.keypoints
+        require_at_least("encoder.keypoints", keypoints, 1, "keypoints of each camera")
         if len(channels) != len(strides):
             raise UserError(f"encoder: {len(channels)} channels {tuple(channels)} but {len(strides)} strides {tuple(strides)}")
         if bad := [width for width in channels if width < 8 or width % (width // 8)]:  # GroupNorm takes about eight at a time
