@@ -90,7 +90,7 @@ def run(config: Config) -> None:
         if complete:
             folder.finish(episodes=len(won), rows=int(lengths.sum()), successes=won.count(True), pilot=config.pilot, task=task.name)
     ending = "" if complete else "; quit before the end, the same command continues"
-    console.print(f"{config.out}: {len(won)} {config.pilot} episodes, {won.count(True)} successful, {int(lengths.sum())} rows{ending}")
+    console.print(f"{store.url}: {len(won)} {config.pilot} episodes, {won.count(True)} successful, {int(lengths.sum())} rows{ending}")
 
 
 def _record(

@@ -25,7 +25,9 @@ class Config:
     out: Path
     """Artefact folder: policy.pt, metrics.jsonl, tensorboard/; encoder.safetensors where one was pretrained."""
     policy: ChunkConfig = DiffusionConfig()
-    """Which policy, what it sees, how many actions it answers with; --policy.type NAME: a module of robolearn.policies."""
+    """Which policy, what it sees, how many actions it answers with. --policy.type act, bc, bc_gmm, bc_rnn, bc_transformer, consistency,
+    decision_transformer, diffclone, diffusion, flow, hbc, masked_trajectory, regression, replay or vinn; with --help its own fields are
+    shown. --policy.encoder.type cnn, resnet or pretrained: what it sees the cameras with."""
     imitation: ImitationConfig = ImitationConfig()
     pretrain: PretrainConfig = PretrainConfig()
     """Of an encoder without weights that is frozen, or `tuned`, on the images of the dataset."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -328,3 +329,12 @@ def test_it_does_not_resume_on_data_that_changed(config, monkeypatch):
     monkeypatch.setattr(train, "split", lambda store, fraction, rng: ([np.arange(3)], [np.arange(3, 4)]))
     with pytest.raises(UserError, match=r"training.pt: .*the data changed; --overwrite starts anew"):
         run(config)
+
+
+def test_the_help_names_every_policy_and_encoder(capsys):
+    with pytest.raises(SystemExit):
+        parse("train", Config, ["--help"])
+    said = " ".join(re.sub("[^a-z_. -]", " ", capsys.readouterr().out).split())
+    places = Path(train.__file__).parents[1]
+    kinds = [path.stem for place in ("policies", "models/encoders") for path in (places / place).glob("[!_]*.py")]
+    assert all(re.search(rf"\b{kind}\b", said) for kind in kinds if kind not in ("chunk", "base")), said
