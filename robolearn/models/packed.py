@@ -1,8 +1,8 @@
 """Weights laid out once as a CPU's matrix products read them, for answers about a few rows at a time.
 
 A chunk for one observation multiplies few rows with large weights, and most of the time of a plain layer goes into laying out the weights
-anew at every call. Kept laid out, matrix products of few rows run at the speed of the memory, 3 times as fast, and a ResNet's
-convolutions of small images 1.6 times (benchmarks/inference.py).
+anew at every call. Kept laid out, large matrix products of few rows run at the speed of the memory, and a ResNet's convolutions of small
+images gain, too; what whole answers gain is in docs/results.md (benchmarks/inference.py).
 """
 
 from __future__ import annotations
