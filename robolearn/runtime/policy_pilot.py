@@ -78,6 +78,9 @@ class PolicyPilot:
     def reset(self) -> None:
         self._history.clear()
         self._runner.reset()
+        begin: Callable[[], None] | None = getattr(self.policy, "reset", None)  # a planner forgets the last episode's plan
+        if begin is not None:
+            begin()
         if self._past is not None:
             self._past.reset()
 

@@ -55,9 +55,7 @@ def rollout(
             executed = robot.send(command)
             seen = robot.observe()
             step = Step(len(steps), observation, command, executed, task.judge(robot, seen))
-            feedback: Callable[[np.ndarray, float], None] | None = getattr(pilot, "feedback", None)  # a pilot that looks back
-            if feedback is not None:
-                feedback(executed, step.outcome.reward)
+            tell(pilot, step)
             if recording is None:
                 steps.append(step)
             else:
@@ -82,10 +80,18 @@ def rollout(
         "verdict": verdict,
         "wall_s": time.monotonic() - started,
     }
-    return _episode(steps, meta)
+    return episode_of(steps, meta)
 
 
-def _episode(steps: list[Step], meta: dict[str, Any]) -> Episode:
+def tell(pilot: Pilot, step: Step) -> None:
+    """What was done and earned, for a pilot that looks back."""
+    feedback: Callable[[np.ndarray, float], None] | None = getattr(pilot, "feedback", None)
+    if feedback is not None:
+        feedback(step.executed, step.outcome.reward)
+
+
+def episode_of(steps: list[Step], meta: dict[str, Any]) -> Episode:
+    """The steps as an episode. meta: what the loop knows, its "verdict" among it; what follows from the steps is added."""
     observations, commands, outcomes = ([getattr(s, name) for s in steps] for name in ("observation", "command", "outcome"))
     succeeded = [s.index for s in steps if s.outcome.success]
     terminal = np.array([o.terminal for o in outcomes], dtype=bool)
