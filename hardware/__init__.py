@@ -21,8 +21,8 @@ class RobotConfig:
     """Which body, and how it is set up. None = the body's own choice."""
 
     body: str = "robosuite:Lift"
-    """robosuite:<environment> (Lift), robosuite:<environment>:pose (the tool turns as well), pusht, pusht:state (no images, block pose in
-    the state), fake, fake:state"""
+    """robosuite:<environment> (Lift), robosuite:<environment>:pose (the tool turns as well), robosuite:<environment>:state (no images,
+    the state says where things are), pusht, pusht:state (no images, block pose in the state), fake, fake:state"""
     rate_hz: float | None = None
     """decisions per second [Hz]"""
     image_size: int | None = None
@@ -67,7 +67,7 @@ def spec_of(config: RobotConfig) -> RobotSpec:
 def _module(config: RobotConfig) -> ModuleType:
     name = config.body.partition(":")[0]
     if name not in _BODIES:
-        valid = "robosuite:<environment>, robosuite:<environment>:pose, pusht, pusht:state, fake, fake:state"
+        valid = "robosuite:<environment>, robosuite:<environment>:pose, robosuite:<environment>:state, pusht, pusht:state, fake, fake:state"
         raise HardwareError(f"RobotConfig.body: {config.body!r}; valid: {valid}")
     for field, value, low, high, unit in (
         ("rate_hz", config.rate_hz, 0.1, 1000.0, "Hz"),

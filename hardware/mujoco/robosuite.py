@@ -1,4 +1,5 @@
-"""robosuite's tasks on a Panda as a body: `robosuite:Lift` and its siblings; `robosuite:Lift:pose`, too, where the tool turns as well."""
+"""robosuite's tasks on a Panda as a body: `robosuite:Lift` and its siblings; `robosuite:Lift:pose`, too, where the tool turns as well, and
+`robosuite:Lift:state`, whose state says what a camera would show."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from hardware.mujoco.scene import Scene
 
 NUTS = ("NutAssembly", "NutAssemblySquare", "NutAssemblyRound")
-ENVIRONMENTS = ("Lift", "Stack", "Door", *NUTS, "PickPlace", "PickPlaceCan", "PickPlaceMilk")
+ENVIRONMENTS = ("Lift", "Stack", "Reach", "Push", "Door", *NUTS, "PickPlace", "PickPlaceCan", "PickPlaceMilk")
+# All on the small table: what a camera shows there, and so what the state of `:state` says the position of.
+TABLE = {"Lift": ("cube",), "Stack": ("cubeA", "cubeB"), "Reach": ("goal",), "Push": ("cube", "goal")}
 WRIST = "robot0_eye_in_hand"  # robosuite's name for what is called `wrist` here
 CAMERAS = ("agentview", "wrist", "frontview", "sideview", "birdview", "robotview")
 TOOL_SITE = "gripper0_right_grip_site"
@@ -53,14 +56,14 @@ class RobosuiteWorld:
         self.scene.advance(SETTLE_S)
 
     def reward(self) -> float:
-        """robosuite's shaped reward, 0..1; Lift: reaching, grasping, and 1.0 once lifted."""
+        """The environment's shaped reward, 0..1; Lift: reaching, grasping, and 1.0 once lifted."""
         return float(self.scene.env.reward(None))
 
     def success(self) -> bool:
         return bool(self.scene.env._check_success())
 
     def privileged(self) -> dict[str, np.ndarray]:
-        """`<object>_pos` (3,) [m] and `<object>_quat` (4,) wxyz of every object, `<peg>_pos` of pegs, `tool_pos` (3,) [m]."""
+        """`<object>_pos` (3,) [m] and `<object>_quat` (4,) wxyz of each object (or `goal`), `<peg>_pos` of pegs, `tool_pos` (3,) [m]."""
         data = self.scene.data
         state = {"tool_pos": data.site(TOOL_SITE).xpos.copy()}
         if self.scene.name in NUTS:
@@ -71,7 +74,7 @@ class RobosuiteWorld:
         return state
 
     def restore(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
-        """Put the whole scene into a recorded state: qpos (nq,), qvel (nv,) in the model's order. Then call robot.anchor()."""
+        """Put the scene, but for a goal, into a recorded state: qpos (nq,), qvel (nv,) in the model's order. Then call robot.anchor()."""
         import mujoco
 
         self.scene.data.qpos[:], self.scene.data.qvel[:] = qpos, qvel
@@ -91,8 +94,9 @@ class SceneCamera:
 
 def spec(config: RobotConfig) -> RobotSpec:
     """Known without starting the simulator."""
-    environment, turns = _variant(config)
-    cameras = ("agentview", "wrist") if config.cameras is None else config.cameras
+    environment, variant = _variant(config)
+    turns, shown = variant == "pose", TABLE[environment] if variant == "state" else ()
+    cameras = (() if shown else ("agentview", "wrist")) if config.cameras is None else config.cameras
     for name in cameras:
         if name not in CAMERAS:
             raise HardwareError(f"RobotConfig.cameras: {name!r}; valid: {', '.join(CAMERAS)}")
@@ -103,17 +107,20 @@ def spec(config: RobotConfig) -> RobotSpec:
     step, turn = SPEED / rate, TURN / rate
     joints = tuple(f"joint{i}" for i in range(1, 8))
     low, high = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973), (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
+    room = ArraySpec(("x", "y", "z"), ("m",) * 3, tuple(ROOM_BOX.low.tolist()), tuple(ROOM_BOX.high.tolist()))
+    anywhere = ArraySpec(("x", "y", "z"), ("m",) * 3, (-0.5, -0.6, 0.0), (0.5, 0.6, 1.3))  # what is on it may fall off
     axes = ArraySpec(("r11", "r21", "r31", "r12", "r22", "r32"), ("1",) * 6, (-1.0,) * 6, (1.0,) * 6)
     moves = {"dx": ("m", step), "dy": ("m", step), "dz": ("m", step)} | (dict.fromkeys(("rx", "ry", "rz"), ("rad", turn)) if turns else {})
     units, most = zip(*moves.values(), strict=True)
     return RobotSpec(
-        name=f"robosuite:{environment}{':pose' if turns else ''}",
+        name=f"robosuite:{environment}{variant and ':' + variant}",
         cameras=dict.fromkeys(cameras, (size, size)),
         state={
             "joint_pos": ArraySpec(joints, ("rad",) * 7, low, high),
-            "ee_pos": ArraySpec(("x", "y", "z"), ("m",) * 3, tuple(ROOM_BOX.low.tolist()), tuple(ROOM_BOX.high.tolist())),
+            "ee_pos": room,
             **({"ee_rot6d": axes} if turns else {}),
             "gripper": ArraySpec(("opening",), ("1",), (0.0,), (1.0,)),
+            **{f"{thing}_pos": anywhere for thing in shown},
         },
         action=ArraySpec((*moves, "gripper"), (*units, "1"), (*(-one for one in most), 0.0), (*most, 1.0)),
         action_mode="ee_delta",
@@ -127,13 +134,14 @@ def build(config: RobotConfig) -> SafeRobot:
     return assemble(config, start(_variant(config)[0]))
 
 
-def _variant(config: RobotConfig) -> tuple[str, bool]:
-    """The environment, and whether the tool turns as well. Raises HardwareError."""
-    environment, _, turns = (config.variant or "Lift").partition(":")
-    if environment not in ENVIRONMENTS or turns not in ("", "pose"):
+def _variant(config: RobotConfig) -> tuple[str, str]:
+    """The environment, and "pose", "state" or "" (see the module). Raises HardwareError."""
+    environment, _, variant = (config.variant or "Lift").partition(":")
+    if environment not in ENVIRONMENTS or variant not in ("", "pose", *(("state",) if environment in TABLE else ())):
         valid = ", ".join(f"robosuite:{e}" for e in ENVIRONMENTS)
-        raise HardwareError(f"RobotConfig.body: {config.body!r}; valid: {valid}, each with :pose where the tool turns as well")
-    return environment, turns == "pose"
+        more = f"each with :pose where the tool turns as well; {', '.join(TABLE)} with :state where the state holds what cameras show"
+        raise HardwareError(f"RobotConfig.body: {config.body!r}; valid: {valid}, {more}")
+    return environment, variant
 
 
 def start(environment: str) -> Scene:
@@ -162,20 +170,20 @@ def assemble(config: RobotConfig, scene: Scene) -> SafeRobot:
         renderer = Renderer(scene.model, scene.data, next(iter(robot_spec.cameras.values())))
         cameras = {name: SceneCamera(renderer, scene.model.camera(_robosuite_name(name)).id) for name in robot_spec.cameras}
     arm = MujocoArm(scene, clock, renderer)
-    environment, turns = _variant(config)
-    kinematics = (EePoseDelta if turns else EeDelta)(scene.model, scene.joint_ids, TOOL_SITE, scene.home)
-    box = TABLE_BOX if environment in ("Lift", "Stack") else ROOM_BOX
+    environment, variant = _variant(config)
+    kinematics = (EePoseDelta if variant == "pose" else EeDelta)(scene.model, scene.joint_ids, TOOL_SITE, scene.home)
+    box = TABLE_BOX if environment in TABLE else ROOM_BOX
     own = Limits(box, WORKSPACE_TOLERANCE, position_margin=0.02, tracking_error=np.full(7, TRACKING_ERROR))
-    limits = config.limits(own)
+    limits, world = config.limits(own), RobosuiteWorld(scene)
     governor = Governor(arm.spec, limits, robot_spec.action, kinematics, 1.0 / robot_spec.rate_hz)
 
     def read_state(state: ArmState) -> dict[str, np.ndarray]:
         seen = {"joint_pos": state.q, "ee_pos": kinematics.position(state.q), "gripper": np.array([state.gripper])}
         if isinstance(kinematics, EePoseDelta):
             seen["ee_rot6d"] = kinematics.rotation(state.q).T[:2].reshape(6)
-        return seen
+        return seen if variant != "state" else seen | world.privileged()
 
-    return SafeRobot(robot_spec, arm, cameras, clock, governor, read_state, RobosuiteWorld(scene))
+    return SafeRobot(robot_spec, arm, cameras, clock, governor, read_state, world)
 
 
 def _robosuite_name(camera: str) -> str:

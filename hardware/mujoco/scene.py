@@ -13,6 +13,7 @@ import numpy as np
 import robosuite  # noqa: F401  (registers its environments)
 from robosuite.environments.base import REGISTERED_ENVS
 
+import hardware.mujoco.tabletop  # noqa: F401  (registers two more)
 from hardware.mujoco.meshes import lighten
 
 BANDWIDTH = 20.0  # of the joint servos [rad/s], critically damped: firm in free motion, yielding to a contact

@@ -244,7 +244,8 @@ def _data(stages: Mapping[str, Stage]) -> str:
         return ""
     rows = stage.episodes
     pilot = stage.config["pilot"]
-    who = {"scripted": "scripted: a program that sees the simulator's state, not a person"}.get(pilot, f"a person with the {pilot}")
+    programs = {"scripted": "that sees the simulator's state", "mixed": "of a skill drawn for each episode"}
+    who = f"{pilot}: a program {programs[pilot]}, not a person" if pilot in programs else f"a person with the {pilot}"
     return page.card(
         page.facts(
             {

@@ -28,7 +28,7 @@ from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.video import write_video
 from robolearn.runtime.attended import Attended, LiveView
 from robolearn.runtime.rollout import Step, rollout
-from robolearn.tasks import Task, operator_for, task_for
+from robolearn.tasks import MixedOperator, Task, operator_for, task_for
 
 _MIB_PER_EPISODE = 4.0  # frames compress about 5:1; a run that cannot end should not start
 
@@ -51,8 +51,9 @@ class Config:
     out: Path = Path("runs/demo/teleop")
     """Artefact folder: dataset.zarr, metrics.jsonl, videos/."""
     robot: RobotConfig = RobotConfig(body="robosuite:Lift")
-    pilot: Literal["scripted", "keyboard", "spacemouse", "leader"] = "scripted"
-    """Who drives. scripted: a program that sees the simulator's state; files and reports always call it that."""
+    pilot: Literal["scripted", "mixed", "keyboard", "spacemouse", "leader"] = "scripted"
+    """Who drives. scripted: a program that sees the simulator's state; files always call it that. mixed: the same program, of a skill
+    drawn anew for each episode and stored with it (0 the clumsiest, 1 as scripted)."""
     episodes: int = 40
     """Episodes the store shall hold in the end."""
     seed: int = 0
@@ -108,13 +109,16 @@ def _record(
                     progress.update(bar, state=f"row {step.index}, reward {step.outcome.reward:.2f}")
 
             with store.record() as recording:  # discarded unless it is finished; kept if the loop fails
-                episode = rollout(robot, pilot_for(index), task, np.random.default_rng([config.seed, index]), on_step, recording)
+                pilot = pilot_for(index)
+                episode = rollout(robot, pilot, task, np.random.default_rng([config.seed, index]), on_step, recording)
                 if episode.meta["verdict"] == "quit":
                     return False
                 if episode.meta["verdict"] == "discard":
                     progress.update(bar, state="discarded")
                     continue
                 meta = {**episode.meta, "operator": config.pilot, "seed": [config.seed, index], "instruction": task.instruction}
+                if isinstance(pilot, MixedOperator):
+                    meta["skill"] = pilot.skill
                 recording.finish(meta, terminal=bool(episode.terminal[-1]))
             row = {name: meta[name] for name in ("success", "return", "length", "interventions", "stopped")}
             folder.log(kind="episode", episode=index, **row)
@@ -151,9 +155,14 @@ def _unfinished(config: Config, store: EpisodeStore, task: Task, console: Consol
 
 def _pilot_for(config: Config, robot: SafeRobot, stack: ExitStack) -> Callable[[int], Pilot]:
     """Who drives episode i. stack: lets go of a device, and gives the terminal back, however the run ends."""
-    if config.pilot == "scripted":
-        operator_for(robot, np.random.default_rng(0))  # refuses a body without one before anything is written
-        return lambda index: operator_for(robot, np.random.default_rng([config.seed, index, 1]))
+    if config.pilot in ("scripted", "mixed"):
+
+        def program(rng: np.random.Generator) -> Pilot:
+            operator = operator_for(robot, rng)
+            return MixedOperator(operator, robot, rng) if config.pilot == "mixed" else operator
+
+        program(np.random.default_rng(0))  # refuses a body without one before anything is written
+        return lambda index: program(np.random.default_rng([config.seed, index, 1]))
     device = stack.enter_context(_device(config, robot))
     view = None
     if robot.spec.cameras and config.view_port is not None:

@@ -36,11 +36,8 @@ class HandStyle:
 Wish = tuple[np.ndarray | None, float]  # where the tool's centre wants to be (None: nowhere in particular), and the gripper
 
 
-class HandOperator:
-    """approach, go down, close: then `carry` says what a task does with what it holds. Gives up after a failed attempt, or tries again."""
-
-    DEPTH = 0.009  # m, the tool's centre above the object's when the fingers close
-    CLEARANCE = 0.0  # m, what of the object rises above its centre, more than fingers that hover already clear
+class Hand:
+    """Goes, at its own speed and with its own noise, where `_act` wishes. Gives up after a failed attempt, or tries again."""
 
     def __init__(self, robot: SafeRobot, rng: np.random.Generator, style: HandStyle | None = None) -> None:
         if robot.world is None:
@@ -95,8 +92,34 @@ class HandOperator:
         action = np.clip(wanted, self._spec.action.low, self._spec.action.high)
         return Command(observation.time, action.astype(np.float32), Source.SCRIPTED)
 
+    @abstractmethod
     def _act(self, tool: np.ndarray, seen: Mapping[str, np.ndarray]) -> Wish:
-        """What the hand wants now. Moves on to the next phase when due."""
+        """What the hand wants now, its centre at `tool` (3,) [m]. Moves on to the next phase when due."""
+
+    def turn(self, observation: Observation, seen: Mapping[str, np.ndarray]) -> np.ndarray:
+        """How far the tool has to turn (3,) [rad], about the world's axes; done only by bodies that can."""
+        return np.zeros(3)
+
+    def _turned(self) -> bool:
+        return float(np.abs(self._turn).max()) < 0.06
+
+    def _hand_noise(self, velocity: np.ndarray) -> np.ndarray:
+        """m/s, (3,): first-order correlated, stronger in fast motion."""
+        keep = self.style.correlation ** (10.0 / self._spec.rate_hz)
+        self._noise = keep * self._noise + np.sqrt(1 - keep**2) * self._rng.normal(size=3)
+        return self._noise * (self.style.noise_floor + self.style.noise_share * float(np.linalg.norm(velocity)))
+
+    def _draw(self, bounds: tuple[float, float]) -> float:
+        return float(self._rng.uniform(*bounds))
+
+
+class HandOperator(Hand):
+    """approach, go down, close: then `carry` says what a task does with what it holds."""
+
+    DEPTH = 0.009  # m, the tool's centre above the object's when the fingers close
+    CLEARANCE = 0.0  # m, what of the object rises above its centre, more than fingers that hover already clear
+
+    def _act(self, tool: np.ndarray, seen: Mapping[str, np.ndarray]) -> Wish:
         thing = self.object(seen)
         believed = np.append(thing[:2] + self._error, thing[2])
         above = believed + np.array([0.0, 0.0, self._hover + self.CLEARANCE])
@@ -130,19 +153,3 @@ class HandOperator:
     @abstractmethod
     def carry(self, tool: np.ndarray, thing: np.ndarray, seen: Mapping[str, np.ndarray]) -> Wish:
         """From the phase "lift" on. tool, thing: (3,) [m] of the tool's centre and of where it took hold."""
-
-    def turn(self, observation: Observation, seen: Mapping[str, np.ndarray]) -> np.ndarray:
-        """How far the tool has to turn (3,) [rad], about the world's axes; done only by bodies that can."""
-        return np.zeros(3)
-
-    def _turned(self) -> bool:
-        return float(np.abs(self._turn).max()) < 0.06
-
-    def _hand_noise(self, velocity: np.ndarray) -> np.ndarray:
-        """m/s, (3,): first-order correlated, stronger in fast motion."""
-        keep = self.style.correlation ** (10.0 / self._spec.rate_hz)
-        self._noise = keep * self._noise + np.sqrt(1 - keep**2) * self._rng.normal(size=3)
-        return self._noise * (self.style.noise_floor + self.style.noise_share * float(np.linalg.norm(velocity)))
-
-    def _draw(self, bounds: tuple[float, float]) -> float:
-        return float(self._rng.uniform(*bounds))

@@ -12,10 +12,16 @@ from robolearn.core.errors import UserError
 from robolearn.tasks.lift_operator import LiftOperator
 from robolearn.tasks.place_operators import CanOperator, SquareOperator
 from robolearn.tasks.reach_operator import ReachOperator
+from robolearn.tasks.table_operators import BallOperator, PushOperator
 
 _OPERATORS: dict[str, Callable[[SafeRobot, np.random.Generator], Pilot]] = {
     "robosuite:Lift": LiftOperator,
     "robosuite:Lift:pose": LiftOperator,
+    "robosuite:Lift:state": LiftOperator,
+    "robosuite:Reach": BallOperator,
+    "robosuite:Reach:state": BallOperator,
+    "robosuite:Push": PushOperator,
+    "robosuite:Push:state": PushOperator,
     "robosuite:PickPlaceCan": CanOperator,
     "robosuite:PickPlaceCan:pose": CanOperator,
     "robosuite:NutAssemblySquare:pose": SquareOperator,

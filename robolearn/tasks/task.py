@@ -44,6 +44,8 @@ class Task:
 _TASKS = {
     "robosuite:Lift": Task("lift", "lift the red cube", 8.0),
     "robosuite:Stack": Task("stack", "stack the red cube on the green one", 20.0),
+    "robosuite:Reach": Task("reach", "bring the hand to the green ball", 5.0),
+    "robosuite:Push": Task("push", "push the red cube onto the green disc", 8.0),
     "robosuite:Door": Task("door", "open the door", 20.0),
     "robosuite:NutAssembly": Task("nut_assembly", "put each nut on its peg", 60.0),
     "robosuite:NutAssemblySquare": Task("nut_assembly_square", "put the square nut on its peg", 30.0),

@@ -57,6 +57,15 @@ def test_episodes_go_straight_into_a_store(tmp_path):
     assert (done["episodes"], done["rows"], done["pilot"]) == (3, sum(map(len, recorded)), "scripted")
 
 
+def test_mixed_episodes_carry_the_skill_they_were_flown_with(tmp_path):
+    run(Config(out=tmp_path, robot=RobotConfig(body="robosuite:Reach:state"), pilot="mixed", episodes=3))
+    recorded = episodes(tmp_path)
+    assert all((e.source == Source.SCRIPTED).all() and e.meta["operator"] == "mixed" for e in recorded)
+    skills = [e.meta["skill"] for e in recorded]
+    assert len(set(skills)) == 3 and all(0.0 <= skill <= 1.0 for skill in skills)
+    assert {"goal_pos", "ee_pos"} <= set(recorded[0].state) and not recorded[0].images
+
+
 def test_the_same_command_again_returns_at_once_and_touches_nothing(tmp_path, capfd):
     config = Config(out=tmp_path, robot=FAKE, episodes=2, videos=0)
     run(config)
@@ -141,6 +150,7 @@ def test_a_store_of_another_robot_is_refused_with_the_difference(tmp_path):
         (["--robot.body", "fake", "--pilot", "keyboard"], "'joint_pos'.*'ee_delta'"),
         (["--robot.body", "pusht"], "no scripted operator for 'pusht'.*valid"),
         (["--robot.body", "fake", "--pilot", "ghost"], "ghost"),
+        (["--robot.body", "fake", "--pilot", "mixed"], "mixed needs a body whose actions are steps"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, words, message):

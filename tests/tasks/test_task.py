@@ -18,6 +18,7 @@ def test_every_body_has_a_task_and_state_only_bodies_share_it():
     for body in (*(f"robosuite:{name}" for name in ENVIRONMENTS), "pusht", "fake"):
         assert task_for(body).instruction
     assert task_for("pusht:state") == task_for("pusht")
+    assert task_for("robosuite:Push:state") == task_for("robosuite:Push")
     assert task_for("robosuite:Lift:pose") == task_for("robosuite:Lift")
 
 
