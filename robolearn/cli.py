@@ -107,12 +107,17 @@ def parse(verb: str, cls: type, words: Sequence[str], default_file: Path | None 
 
 
 def _types(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Takes `--policy.type act` out: what picks a class must be known before its fields can be options."""
+    """Takes `--policy.type act` and `--agent.preset iql` out: what picks a class, or its values, must be known before its fields can be
+    options."""
     rest, types = [], {}
-    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") and ".type=" in word else [word])]
+    words = [
+        part
+        for word in words
+        for part in (word.split("=", 1) if word.startswith("--") and (".type=" in word or ".preset=" in word) else [word])
+    ]
     waiting = iter(words)
     for word in waiting:
-        if word.startswith("--") and word.endswith(".type"):
+        if word.startswith("--") and word.endswith((".type", ".preset")):
             if (value := next(waiting, None)) is None:
                 raise UserError(f"{word}: expected a name behind it")
             types[word[2:].replace("-", "_")] = value

@@ -2,7 +2,8 @@
 
 A mapping may hold `type: module:Class`, which picks the dataclass it builds; only modules of this project are imported. A bare name
 is a module beside the class that is asked for: `type: act` where a robolearn.policies.chunk:ChunkConfig is expected is the dataclass
-of robolearn.policies.act.
+of robolearn.policies.act. A dataclass that names a folder of `PRESETS` takes `preset: name`: that file's values, under those given beside
+it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from importlib import import_module
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -214,6 +216,8 @@ def _build(annotation: Any, data: Any, place: _Place, default: Any) -> Any:
     if not isinstance(data, Mapping):
         raise place.error(f"{data!r} is not valid; expected a mapping of field: value")
     cls = _class(annotation, data, place, default)
+    if "preset" in data and (folder := getattr(cls, "PRESETS", None)):
+        data, default = _over_preset(folder, data, place.inside("preset")), None
     hints, known = get_type_hints(cls), {f.name: f for f in fields(cls) if f.init}
     for name in data:
         if name not in known and name != "type":
@@ -237,6 +241,36 @@ def _build(annotation: Any, data: Any, place: _Place, default: Any) -> Any:
         return cls(**values)
     except (ValueError, TypeError) as error:
         raise place.error(str(error)) from error
+
+
+def presets(folder: str) -> list[str]:
+    """The names of the presets in configs/`folder`."""
+    return sorted(path.name.removesuffix(".yaml") for path in (files("configs") / folder).iterdir() if path.name.endswith(".yaml"))
+
+
+def preset_values(folder: str, name: str) -> dict[str, Any]:
+    """What configs/`folder`/`name`.yaml says. KeyError: there is none."""
+    if name not in presets(folder):
+        raise KeyError(name)
+    with as_file(files("configs") / folder / f"{name}.yaml") as path:
+        return read_yaml(path)
+
+
+def _over_preset(folder: str, data: Mapping[str, Any], place: _Place) -> dict[str, Any]:
+    try:
+        under = preset_values(folder, str(data["preset"]))
+    except KeyError:
+        raise place.error(f"{data['preset']!r} is not one; valid: {', '.join(presets(folder))}") from None
+    return _laid_over(under, {name: value for name, value in data.items() if name != "preset"})
+
+
+def _laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {name: _laid_over(under[name], over[name]) for name in under if name in over and _mappings(under[name], over[name])}
+    return {**under, **over, **both}
+
+
+def _mappings(*values: Any) -> bool:
+    return all(isinstance(value, Mapping) for value in values)
 
 
 def _incomplete(cls: type, values: Mapping[str, Any]) -> Any:

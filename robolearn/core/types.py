@@ -54,7 +54,7 @@ class Batch:
     """H = chunk of actions from the newest observation on; pad marks rows past the episode's end.
 
     future and what follows serve learners that need what happened next: `future` is the observation after each of
-    the H actions (images absent, features present), mask says where it exists.
+    the H actions (images absent, features present), mask says where it exists. The last three come from a Replay only.
     """
 
     obs: Obs
@@ -65,6 +65,9 @@ class Batch:
     future: Obs | None = None
     future_mask: Bool[Tensor, "B H"] | None = None
     weight: Float[Tensor, " B"] | None = None
+    to_go: Float[Tensor, "B H"] | None = None  # discounted rewards that were really seen from there to the episode's end
+    source: UInt8[Tensor, "B H"] | None = None  # who acted, hardware.types.Source
+    fresh: Bool[Tensor, " B"] | None = None  # the row comes from the online phase
 
     def to(self, device: torch.device | str) -> Batch:
         return apply(self, lambda tensor: tensor.to(device, non_blocking=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ def halve(module: nn.Module) -> None:
             part.to(torch.bfloat16)
 
 
+@cache
 def has_bfloat16(device: torch.device) -> bool:
     """Does this device multiply bfloat16 matrices faster than float32 ones?"""
     if device.type == "cuda":

@@ -1,24 +1,25 @@
-"""Every uncertainty penalty of the planner, in one place and without units.
+"""The planner's score: what a plan is expected to earn, with every doubt taken off, in one place and without units.
 
-Candidates are judged against row 0, the policy's own plan, head by head: A_k = (G_k - G_k[0]) / S, S the 5-95 percentile
-range of values. Then, with u_t = std_i Q_i / S (FOWM, Feng et al. 2023, equation 6, its raw units taken out) and delta_t the
-dynamics heads' spread over its median on held-out data,
+With G_k the return that dynamics head k expects, u_t = std_i Q_i(z_t, a_t) the critics' spread (FOWM, Feng et al. 2023, equation 6),
+delta_t the dynamics heads' variance over its median on held-out data, and S the 5-95 percentile range of Q,
 
-    score = mean_k A_k - l_h std_k A_k - sum_t gamma^t (l_q (u_t - u_t[0]) + l_d (delta_t - delta_t[0])).
+    score = mean_k A_k - l_h std_k A_k - l_q sum_t gamma^t u_t / S - l_d sum_t gamma^t delta_t,      A_k = G_k / S
 
-The policy's own plan scores 0 by construction: another one is taken only if it is better by more than the heads disagree
-about it. As data grows the heads agree, and caution recedes by itself.
+relative: A_k = (G_k - G_k[0]) / S, and doubts beyond those of row 0, the policy's own plan, which then scores 0 by construction: another
+one is taken only if it is better by more than the heads disagree about it. As data grows the heads agree, and caution recedes by itself.
+units raw: S = 1, so that l_q is in the returns' units, as FOWM's lambda is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robolearn.worldmodels.latent import Imagined
+from robolearn.worldmodels.imagined import Imagined
 
 
 @dataclass(frozen=True)
@@ -26,30 +27,38 @@ class Caution:
     """How much the planner shuns what its model does not know. All zero plans boldly; nothing here guards the robot."""
 
     heads: float = 1.0
-    """l_h, on the dynamics heads' disagreement about the gain over the policy's own plan [standard deviations]."""
+    """l_h, on the dynamics heads' disagreement about the return [standard deviations]."""
     critics: float = 0.5
     """l_q, on the critics' spread."""
     dynamics: float = 0.02
     """l_d, on the dynamics heads' spread."""
+    relative: bool = True
+    """Plans are compared with the policy's own, head by head."""
+    units: Literal["range", "raw"] = "range"
+    """range: returns are divided by the 5-95 percentile range of Q. raw: they are not."""
+    ends_only: bool = False
+    """The critics are asked at the first step and at the last only: a planner several times quicker."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """All (N,), dimensionless. Row 0 is the policy's own plan, and its total is 0."""
+    """All (N,), dimensionless unless raw."""
 
     total: Float[Tensor, " N"]
-    critic_doubt: Float[Tensor, " N"]  # sum_t gamma^t std_i Q_i / S
+    critic_doubt: Float[Tensor, " N"]  # sum_t gamma^t u_t / S
     model_doubt: Float[Tensor, " N"]  # sum_t gamma^t delta_t
 
 
 def score(imagined: Imagined, discount: float, value_range: Tensor, spread_median: Tensor, caution: Caution) -> Score:
-    """Cautious gain of N imagined action sequences over the first of them."""
+    """Cautious worth of N imagined action sequences."""
     horizon = imagined.reward.shape[-1]
-    gamma = discount ** torch.arange(horizon, device=imagined.reward.device)
-    returns = (gamma * imagined.alive * imagined.reward).sum(-1) + discount**horizon * imagined.value
-    gain = (returns - returns[:, :1]) / value_range
+    gamma = discount ** torch.arange(imagined.q_std.shape[-1], device=imagined.reward.device)
+    scale = value_range if caution.units == "range" else torch.ones_like(value_range)
+    returns = (gamma[:horizon] * imagined.alive * imagined.reward).sum(-1) + discount**horizon * imagined.value
+    gain = (returns - returns[:, :1] if caution.relative else returns) / scale
     disagreement = gain.std(0) if len(gain) > 1 else torch.zeros_like(gain[0])
-    critic_doubt = (gamma * imagined.q_std).sum(-1) / value_range
-    model_doubt = (gamma * imagined.spread).sum(-1) / spread_median
+    critic_doubt = (gamma * imagined.q_std).sum(-1) / scale
+    model_doubt = (gamma[:horizon] * imagined.spread).sum(-1) / spread_median
     doubt = caution.critics * critic_doubt + caution.dynamics * model_doubt
-    return Score(gain.mean(0) - caution.heads * disagreement - (doubt - doubt[0]), critic_doubt, model_doubt)
+    total = gain.mean(0) - caution.heads * disagreement - (doubt - doubt[0] if caution.relative else doubt)
+    return Score(total, critic_doubt, model_doubt)

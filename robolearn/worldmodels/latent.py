@@ -18,7 +18,8 @@ from hardware.types import RobotSpec
 from robolearn.core.types import Obs
 from robolearn.models.ensemble import EnsembleMlp
 from robolearn.models.normalizer import Normalizer
-from robolearn.worldmodels.twohot import TwoHot
+from robolearn.models.twohot import TwoHot
+from robolearn.worldmodels.imagined import Imagined
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,6 @@ class LatentConfig:
     """Dynamics heads; their spread is the model doubt."""
     target_rate: float = 0.05
     """EMA step of the target critics per update; five times TD-MPC2's, for a tenth of its updates."""
-
-
-@dataclass(frozen=True)
-class Imagined:
-    """What K dynamics heads expect of N action sequences of H steps."""
-
-    reward: Float[Tensor, "K N H"]
-    alive: Float[Tensor, "K N H"]  # probability that the episode still runs when step h is taken
-    value: Float[Tensor, "K N"]  # V of the latent reached, times the probability of getting there
-    q_std: Float[Tensor, "N H"]  # spread of the critics [return units]
-    spread: Float[Tensor, "N H"]  # across-head variance of the next latent, mean over units
 
 
 class LatentWorldModel(nn.Module):

@@ -25,6 +25,11 @@ class TwoHot(nn.Module):
         super().__init__()
         self.register_buffer("bins", torch.linspace(low, high, count))
 
+    @classmethod
+    def upto(cls, bound: float) -> TwoHot:
+        """Bins 0.2 apart from -bound to bound, in symlog."""
+        return cls(2 * round(5 * bound) + 1, -bound, bound)
+
     @property
     def count(self) -> int:
         return len(self.bins)

@@ -1,6 +1,6 @@
 import torch
 
-from robolearn.worldmodels.twohot import TwoHot, symexp, symlog
+from robolearn.models.twohot import TwoHot, symexp, symlog
 
 
 def test_symlog_is_undone_by_symexp():

@@ -1,0 +1,155 @@
+"""Offline, then online: when the agent learns from what, and what it takes along. It flies nothing itself."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from hardware.types import Source
+from robolearn.agents.agent import Agent, AgentConfig
+from robolearn.core.types import Metrics
+from robolearn.data.episode import Episode
+from robolearn.data.replay import Replay
+from robolearn.learners.rl.learner import AgentLearner
+from robolearn.learners.rl.mixing import Mixing
+
+Flight = Literal["random", "frozen", "learning"]
+
+
+class FineTuning:
+    """`offline(n)` learns from old rows; after `begin_online` each episode goes to `add`, and `learn` follows it.
+
+    old: what was recorded before; it may be empty (learning from scratch). seed: of the learner's noise and the draws of rows.
+    """
+
+    def __init__(self, agent: Agent, old: Replay, seed: int = 0):
+        self.agent, self.config = agent, agent.config
+        self.learner = AgentLearner(agent, torch.Generator().manual_seed(seed))
+        self.old, self.new = old, Replay(old.spec, old.history, old.column("features").shape[1], old.discount)
+        self.rng = np.random.default_rng(seed)
+        self.mixing = Mixing(self.config.replay, self.old, self.new, self.rng)
+        self.decisions = 0  # online so far
+        self.owed = 0.0  # updates, of which a part is left over
+
+    def offline(self, updates: int) -> list[Metrics]:
+        """So many updates on the old rows alone."""
+        return [self.learner.update(self._draw()) for _ in range(updates)]
+
+    def begin_online(self) -> None:
+        """What is not carried begins anew; what was learned offline becomes the base of a residual critic. Once only."""
+        agent, carry = self.agent, self.config.carry
+        if bool(agent.online):
+            return
+        if not carry.policy:
+            agent.new_actor()
+        if not carry.critic:
+            agent.new_critic()
+        elif agent.critic.base is not None:
+            agent.critic.rebase()
+        if not carry.model:
+            agent.new_model()
+        self.mixing.keeps_old = carry.data
+        agent.online.fill_(True)
+        self.learner.new_optimizers()
+
+    @property
+    def flight(self) -> Flight:
+        """How the next episode is flown."""
+        warmup = self.config.warmup
+        if self.decisions < warmup.random or not bool(self.agent.state_norm.fitted):
+            return "random"
+        return "frozen" if self.decisions < warmup.random + warmup.frozen else "learning"
+
+    def add(self, episode: Episode, features: np.ndarray | None = None) -> None:
+        """What was flown. A person's rows count as old ones, too, where the config says so."""
+        frozen = self.flight == "frozen"
+        self.new.add(episode, features)
+        if self.flight == "random" and self.decisions + len(episode) >= self.config.warmup.random and not len(self.old):
+            fit_units(self.agent, self.new)  # from scratch: nothing else says what states are like
+        if self.config.replay.interventions and bool((episode.source == Source.HUMAN).any()):
+            self.old.add(episode, features)
+        self.decisions += len(episode)
+        search = self.config.planner.search if self.config.planner else None
+        self.agent.release.fill_(min(1.0, self.decisions / search.ramp) if search and search.ramp else 1.0)
+        if not frozen:
+            self.owed += len(episode) * self.config.update.utd
+
+    def learn(self, most: int | None = None) -> list[Metrics]:
+        """The updates that the episodes so far have earned, `most` at a time."""
+        if self.flight != "learning" or not len(self.new):
+            return []
+        count = int(self.owed) if most is None else min(int(self.owed), most)
+        self.owed -= count
+        done = []
+        for _ in range(count):
+            warming = self.learner.online_updates < self.config.warmup.critic_updates
+            done.append(self._outer_update(actor=not warming))
+            if self.config.update.resets and self.learner.online_updates % self.config.update.resets == 0:
+                self._reset()
+        return done
+
+    def _outer_update(self, actor: bool) -> Metrics:
+        """One update; every `inner`-th goes only `outer` of the way that was gone since the last such (Reptile)."""
+        update = self.config.update
+        if update.outer == 1:
+            return self.learner.update(self._draw(), actor)
+        if self.learner.online_updates % update.inner == 0 or not hasattr(self, "_slow"):
+            self._slow = copy.deepcopy([p.detach() for p in self.agent.parameters()])
+        metrics = self.learner.update(self._draw(), actor)
+        if self.learner.online_updates % update.inner == 0:
+            with torch.no_grad():
+                for weight, slow in zip(self.agent.parameters(), self._slow, strict=True):
+                    weight.copy_(slow.lerp(weight, update.outer))
+        return metrics
+
+    def _reset(self) -> None:
+        """Actor and critics begin anew, the rows are kept (Nikishin et al. 2022)."""
+        self.agent.new_critic()
+        self.agent.new_actor()
+        self.learner.new_optimizers()
+
+    def _draw(self):
+        return self.mixing.draw(self.config.update.batch, self.learner.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the rows, which the stores hold: plain data and tensors."""
+        return {
+            "learner": self.learner.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "counts": [self.decisions, self.mixing.draws],
+            "owed": self.owed,
+            "slow": getattr(self, "_slow", None),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """After the same episodes were added again."""
+        if bool(state["learner"]["agent"]["online"]):
+            self.begin_online()
+        self.learner.load_state_dict(state["learner"])
+        self.rng.bit_generator.state = state["rng"]
+        self.decisions, self.mixing.draws = state["counts"]
+        self.owed = state["owed"]
+        if state["slow"] is not None:
+            self._slow = state["slow"]
+
+
+def fit_units(agent: Agent, rows: Replay) -> None:
+    """The agent's units from recorded rows: states and features as they are, actions over their whole admitted range."""
+    agent.state_norm.fit(rows.column("state"))
+    if agent.feature_norm is not None:
+        agent.feature_norm.fit(rows.column("features"))
+    action = agent.spec.action
+    agent.action_norm.fit(np.array([action.low, action.high]))
+
+
+def build(config: AgentConfig, old: Replay, seed: int = 0) -> FineTuning:
+    """A fresh agent with the units of the old rows; without any, of the first that are flown."""
+    torch.manual_seed(seed)
+    agent = config.build(old.spec)
+    if len(old):
+        fit_units(agent, old)
+    agent.seed(seed)
+    return FineTuning(agent, old, seed)

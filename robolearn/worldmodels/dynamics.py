@@ -1,0 +1,162 @@
+"""A latent world model whose doubt can be read: several dynamics heads on one bounded latent, rewards, and where episodes end.
+
+After TD-MPC (Hansen et al. 2022), TD-MPC2 (Hansen et al. 2024, section 3.1: SimNorm, two-hot rewards) and FOWM (Feng et al. 2023).
+What latents are worth is the critic's business.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robolearn.core.errors import UserError
+from robolearn.models.ensemble import EnsembleMlp
+from robolearn.models.twohot import TwoHot
+from robolearn.models.weighted import weighted_mean
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and losses of the world model. The defaults plan in tens of milliseconds on one CPU core."""
+
+    latent: int = 64
+    """Latent units; a multiple of `group`."""
+    group: int = 8
+    """Units per SimNorm group (softmax inside each)."""
+    squash: Literal["simnorm", "sigmoid"] = "simnorm"
+    """How latents are kept bounded; sigmoid, after a LayerNorm, is FOWM's."""
+    width: int = 128
+    """Hidden units of every part but the encoder."""
+    encoder_width: int = 256
+    heads: int = 3
+    """Dynamics heads; their spread is the model's doubt."""
+    rewards: Literal["two_hot", "mse"] = "two_hot"
+    bound: float = 5.0
+    """two_hot: largest reward, as symlog; 5 is 147."""
+    horizon: int = 5
+    """Steps it is unrolled in training."""
+    rho: float = 0.5
+    """Step t counts rho^t."""
+    consistency: float = 20.0
+    reward: float = 0.5
+    ends: float = 0.5
+    """Weight of learning where episodes end; 0: it takes none to end."""
+    value: float = 0.1
+    """Weight of Q and V, whose gradients reach the encoder."""
+    encoder_rate: float = 1.0
+    """Times the learning rate, for the encoder."""
+    target_encoder: float = 0.0
+    """Step of a moving average of the encoder that says what comes next; 0: the encoder itself does."""
+
+    def __post_init__(self) -> None:
+        if self.latent < 1 or self.latent % self.group:
+            raise UserError(f"model.latent: {self.latent} units; valid: multiples of model.group = {self.group}")
+
+
+class WorldModel(nn.Module):
+    """inputs -> latent; latent, action -> next latents of K heads, reward, end."""
+
+    spread_median: Tensor
+
+    def __init__(self, config: ModelConfig, inputs: int, action: int):
+        super().__init__()
+        self.config = config
+        latent, width = config.latent, config.width
+        self.encoder = EnsembleMlp(1, inputs, config.encoder_width, latent)
+        self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False) if config.target_encoder else None
+        self.twohot = TwoHot.upto(config.bound) if config.rewards == "two_hot" else None
+        self.dynamics = EnsembleMlp(config.heads, latent + action, width, latent)
+        self.reward = EnsembleMlp(1, latent + action, width, self.twohot.count if self.twohot else 1, zero_last=True)
+        self.ends = EnsembleMlp(1, latent + action, width, 1, zero_last=True) if config.ends else None
+        self.norm = nn.LayerNorm(latent) if config.squash == "sigmoid" else None
+        self.register_buffer("spread_median", torch.ones(()))  # how far the heads differ where they should agree: on held-out data
+
+    def squash(self, x: Float[Tensor, "*N L"]) -> Float[Tensor, "*N L"]:
+        if self.norm is not None:
+            return self.norm(x).sigmoid()
+        return x.unflatten(-1, (-1, self.config.group)).softmax(-1).flatten(-2)
+
+    def encode(self, inputs: Float[Tensor, "*N I"]) -> Float[Tensor, "*N L"]:
+        return self._encode(self.encoder, inputs)
+
+    @torch.no_grad()
+    def encode_target(self, inputs: Float[Tensor, "*N I"]) -> Float[Tensor, "*N L"]:
+        """What the next latent should have been."""
+        return self._encode(self.target_encoder or self.encoder, inputs)
+
+    def _encode(self, encoder: EnsembleMlp, inputs: Tensor) -> Tensor:
+        return self.squash(encoder.all(inputs.reshape(-1, inputs.shape[-1]))[0]).unflatten(0, inputs.shape[:-1])
+
+    def step(self, z: Float[Tensor, "K N L"], action: Float[Tensor, "K N A"]) -> Float[Tensor, "K N L"]:
+        """One step, each head on its own rows."""
+        return self.squash(self.dynamics(torch.cat([z, action], -1)))
+
+    def rewards(self, za: Float[Tensor, "*N D"]) -> Float[Tensor, "*N"]:
+        output = self.reward.all(za.reshape(-1, za.shape[-1]))[0]
+        return (output.squeeze(-1) if self.twohot is None else self.twohot.decode(output)).unflatten(0, za.shape[:-1])
+
+    def end_chance(self, za: Float[Tensor, "*N D"]) -> Float[Tensor, "*N"]:
+        """Probability that the episode ends with this step."""
+        if self.ends is None:
+            return za.new_zeros(za.shape[:-1])
+        return self.ends.all(za.reshape(-1, za.shape[-1]))[0, :, 0].sigmoid().unflatten(0, za.shape[:-1])
+
+    def walk(
+        self, z: Float[Tensor, "B L"], action: Float[Tensor, "B T A"], goal: Float[Tensor, "B T L"]
+    ) -> tuple[Float[Tensor, "B T L"], Float[Tensor, "B T"]]:
+        """(the latents that actions start from, each row walked by one head; every head's squared error, meaned)."""
+        heads, rows = self.config.heads, torch.arange(len(z), device=z.device)
+        turn, z_heads = rows % heads, z.expand(heads, -1, -1)
+        walked, apart = [], []
+        for t in range(action.shape[1]):
+            walked.append(z_heads[turn, rows])
+            z_heads = self.step(z_heads, action[:, t].expand(heads, -1, -1))
+            apart.append((z_heads - goal[:, t]).square().mean((0, 2)))
+        return torch.stack(walked, 1), torch.stack(apart, 1)
+
+    def losses(
+        self,
+        za: Float[Tensor, "B T D"],
+        apart: Float[Tensor, "B T"],
+        reward: Float[Tensor, "B T"],
+        terminal: Bool[Tensor, "B T"],
+        real: Bool[Tensor, "B T"],
+        followed: Bool[Tensor, "B T"],
+    ) -> dict[str, tuple[float, Tensor]]:
+        """name -> (weight, mean). Rows past an episode's end count nowhere; steps that nothing followed teach no dynamics."""
+        config, flat = self.config, za.flatten(0, 1)
+        rho = self.fading(za.shape[1], za.device)
+        output = self.reward.all(flat)[0]
+        off = F.mse_loss(output.squeeze(-1), reward.flatten(), reduction="none") if self.twohot is None else None
+        off = self.twohot.loss(output, reward.flatten()) if self.twohot is not None else off
+        assert off is not None
+        terms = {
+            "consistency": (config.consistency, weighted_mean(apart, rho * (real & followed))),
+            "reward": (config.reward, weighted_mean(off.view_as(reward), rho * real)),
+        }
+        if self.ends is not None:
+            wrong = F.binary_cross_entropy_with_logits(self.ends.all(flat)[0, :, 0], terminal.flatten().float(), reduction="none")
+            terms["ends"] = (config.ends, weighted_mean(wrong.view_as(reward), rho * real))
+        return terms
+
+    def fading(self, steps: int, device: torch.device) -> Float[Tensor, " T"]:
+        return self.config.rho ** torch.arange(steps, device=device)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """The target encoder moves towards the encoder."""
+        if self.target_encoder is not None:
+            for target, online in zip(self.target_encoder.parameters(), self.encoder.parameters(), strict=True):
+                target.lerp_(online, self.config.target_encoder)
+
+    @torch.no_grad()
+    def spread(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N A"]) -> Float[Tensor, " N"]:
+        """Across-head variance of the next latent, mean over units."""
+        heads = self.config.heads
+        return self.step(z.expand(heads, -1, -1), action.expand(heads, -1, -1)).var(0, correction=0).mean(-1)
