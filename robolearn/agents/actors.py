@@ -23,8 +23,10 @@ class ActorNet(nn.Module):
     """
 
     @abstractmethod
-    def learn(self, z: Float[Tensor, "N L"], generator: torch.Generator) -> tuple[Float[Tensor, "N A"], Float[Tensor, " N"]]:
-        """An action of its own that gradients flow through, and its log-probability (0 where there is none)."""
+    def learn(
+        self, z: Float[Tensor, "N L"], generator: torch.Generator, near: Float[Tensor, "N A"] | None = None
+    ) -> tuple[Float[Tensor, "N A"], Float[Tensor, " N"]]:
+        """An action of its own that gradients flow through, and its log-probability (0 where there is none). near: the data's action."""
 
     @abstractmethod
     def errors(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N A"], generator: torch.Generator) -> Float[Tensor, " N"]:
@@ -52,7 +54,7 @@ class GaussianActor(ActorNet):
         low, high = LOG_STD
         return mean, low + (high - low) * (log_std.tanh() + 1) / 2
 
-    def learn(self, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def learn(self, z: Tensor, generator: torch.Generator, near: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mean, log_std = self._moments(z)
         raw = mean + log_std.exp() * noise(mean.shape, generator, mean.device)
         return raw.tanh(), _log_prob(raw, mean, log_std)
@@ -82,12 +84,12 @@ class DeterministicActor(ActorNet):
         super().__init__()
         self.net, self.noise = EnsembleMlp(1, latent, width, action), noise
 
-    def learn(self, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def learn(self, z: Tensor, generator: torch.Generator, near: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.net.all(z)[0].tanh(), z.new_zeros(len(z))
 
     def errors(self, z: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
-        """Squared error over dimensions: minus the log-likelihood of unit variance, but for a constant."""
-        return 0.5 * (self.net.all(z)[0].tanh() - action).square().sum(-1)
+        """Mean squared error: minus the log-likelihood of a fixed variance, but for a constant and its size."""
+        return (self.net.all(z)[0].tanh() - action).square().mean(-1)
 
     def best(self, z: Tensor, generator: torch.Generator) -> Tensor:
         return self.net.all(z)[0].tanh()
@@ -108,7 +110,7 @@ class DeterministicActor(ActorNet):
 class DiffusionActor(ActorNet):
     """A diffusion policy of one action (Ho et al. 2020; cosine noise), drawn by DDIM. What it predicts is the clean action.
 
-    `learn` returns the one-step prediction from a noisy *data-like* action, not a draw: gradients then pass one network call
+    `learn` returns the one-step prediction from a noisy action of the data, not a draw: gradients then pass one network call
     instead of a chain of them (Kang et al. 2023, EDP).
     """
 
@@ -135,8 +137,8 @@ class DiffusionActor(ActorNet):
         noisy, step = self._noised(action, generator)
         return F.mse_loss(self._clean(noisy, z, step), action, reduction="none").mean(-1)
 
-    def learn(self, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        noisy, step = self._noised(self.sample(z, generator), generator)
+    def learn(self, z: Tensor, generator: torch.Generator, near: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        noisy, step = self._noised(self.sample(z, generator) if near is None else near, generator)
         return self._clean(noisy, z, step).clamp(-1, 1), z.new_zeros(len(z))
 
     @torch.no_grad()
@@ -161,7 +163,7 @@ class EditActor(ActorNet):
         self.edit = GaussianActor(latent + action, action, width)
         self.size = size
 
-    def learn(self, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def learn(self, z: Tensor, generator: torch.Generator, near: Tensor | None = None) -> tuple[Tensor, Tensor]:
         base = self.base.sample(z, generator)
         edit, log_prob = self.edit.learn(torch.cat([z, base], -1), generator)
         return (base + self.size * edit).clamp(-1, 1), log_prob

@@ -85,7 +85,8 @@ class Agent(Policy):
         self.action_norm = Normalizer(self.spec.action.dim)
         self.input_dim = self.history * (self.spec.state_dim + features)
         self.latent = config.model.latent if config.model else self.input_dim
-        self.register_buffer("release", torch.zeros(()))
+        ramped = config.planner is not None and config.planner.search.ramp > 0
+        self.register_buffer("release", torch.tensor(0.0 if ramped else 1.0))
         self.register_buffer("online", torch.zeros((), dtype=torch.bool))  # the online phase has begun
         self.new_model()
         self.new_critic()
@@ -107,13 +108,19 @@ class Agent(Policy):
         config, action = self.config.actor, self.spec.action.dim
         self.beta = BetaPicker(config.betas, self.latent, config.width) if config.betas else None
         self.actor = make_actor(config, self.latent + (self.beta.told if self.beta else 0), action)
-        self.log_temperature = torch.nn.Parameter(torch.tensor(config.temperature or 0.1).log(), requires_grad=config.temperature is None)
+        self.log_temperature = torch.nn.Parameter(torch.tensor(config.temperature).log(), requires_grad=not config.fixed_temperature)
 
     @property
     def _has_value(self) -> bool:
         config = self.config
-        in_sample = config.critic.target == "in_sample" or (config.actor.beta > 0 and config.actor.advantage != "policy")
-        return in_sample or (config.planner is not None and config.planner.terminal == "v")
+        compared = (config.actor.beta > 0 or config.actor.betas is not None) and config.actor.advantage != "policy"
+        looked_ahead = config.planner is not None and config.planner.terminal == "v"
+        return config.critic.target == "in_sample" or compared or looked_ahead
+
+    @property
+    def level(self) -> float:
+        """critic.level in this phase."""
+        return self.config.critic.level[int(self.online)]
 
     @property
     def temperature(self) -> Tensor:
@@ -159,7 +166,7 @@ class Agent(Policy):
         """One action per observation, in physical units. `notes` then holds what was thought of the last one."""
         with self.precision:
             z = self.encode(self.inputs(obs))[:, -1]
-            action = torch.cat([self._plan(row[None]) for row in z]) if self.config.planner else self.propose(z, self.explore)
+            action = self._planned(z) if self.config.planner else self.propose(z, self.explore)
         return self.action_norm.unnormalize(action.float())[:, None]
 
     def propose(self, z: Float[Tensor, "N L"], explore: bool) -> Float[Tensor, "N A"]:
@@ -170,7 +177,7 @@ class Agent(Policy):
             return self.actor.sample(told, self.generator) if explore else self.actor.best(told, self.generator)
         actions = self.candidates(z, count)
         q = self.critic(z.expand(len(actions), *z.shape), actions)
-        worth = reduced(q, config.q_reduce) + (config.ucb * q.std(0, correction=0) if explore and config.ucb else 0)
+        worth = reduced(q, config.q_reduce, self.level) + (config.ucb * q.std(0, correction=0) if explore and config.ucb else 0)
         return actions[worth.argmax(0), torch.arange(len(z), device=z.device)]
 
     def candidates(self, z: Float[Tensor, "N L"], count: int) -> Float[Tensor, "C N A"]:
@@ -182,6 +189,17 @@ class Agent(Policy):
     def told(self, z: Float[Tensor, "N L"]) -> Float[Tensor, "N D"]:
         """What the actor sees: the latent, and the beta picked for it where it is told one."""
         return z if self.beta is None else self.beta.beside(z, self.beta(z))
+
+    def _planned(self, z: Float[Tensor, "N L"]) -> Float[Tensor, "N A"]:
+        """Each row by itself; only where there is one is the next plan a step further on the same way."""
+        if len(z) == 1:
+            return self._plan(z)
+        actions = []
+        for row in z:
+            self.reset()
+            actions.append(self._plan(row[None]))
+        self.reset()
+        return torch.cat(actions)
 
     def _plan(self, z: Float[Tensor, "1 L"]) -> Float[Tensor, "1 A"]:
         planner = self.config.planner
@@ -234,10 +252,10 @@ def check(config: AgentConfig) -> None:
         "critic.target: best_of_n, but actor.candidates is 1": critic.target == "best_of_n" and actor.candidates < 2,
         "critic.pessimism: gap, but not replay.ratio, which tells it": critic.pessimism == "gap" and not config.replay.ratio,
         "critic.residual: with loss two_hot; a correction needs mse or huber": critic.residual and critic.loss == "two_hot",
-        "critic.reduce: pair_min needs two heads or more": critic.heads < 2 and "pair_min" in critic.reduce,
+        "critic.reduce: pair_min needs two heads or more": "pair_min" in critic.reduce and min(critic.heads, critic.subset or critic.heads) < 2,
         f"critic.subset: {critic.subset} of {critic.heads} heads": critic.subset > critic.heads,
-        f"critic.smooth: with a {actor.kind} actor; its change is known of a gaussian one": critic.smooth > 0 and actor.kind != "gaussian",
-        "critic.smooth: with a model; noise is put on states": critic.smooth > 0 and config.model is not None,
+        f"actor.smooth: with a {actor.kind} actor; its change is known of a gaussian one": actor.smooth > 0 and actor.kind != "gaussian",
+        "smooth: with a model; noise is put on states": critic.smooth + actor.smooth > 0 and config.model is not None,
         "encoder.tune: not none; an agent learns on the features of a frozen encoder": bool(config.encoder and not config.encoder.frozen),
         f"update.outer: {config.update.outer}; valid: above 0, up to 1": not 0 < config.update.outer <= 1,
         f"replay.offline: {config.replay.offline} of a batch; valid: 0 to 1": not 0 <= config.replay.offline <= 1,

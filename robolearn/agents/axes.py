@@ -30,7 +30,7 @@ class Replay:
     """How old and new rows share a batch."""
 
     mix: Literal["append", "balanced", "alternate"] = "append"
-    """append: one pool. balanced: `offline` of every batch is old. alternate: one batch old, the next new."""
+    """append: one pool. balanced: `offline` of every batch is old. alternate: `update.inner` batches old, as many new."""
     offline: float = 0.5
     """balanced: the old rows' share of a batch in the end."""
     ramp: bool = False
@@ -47,6 +47,8 @@ class Warmup:
 
     random: int = 0
     """Decisions drawn uniformly from the action range. Simulators only: a robot has reasons to refuse."""
+    random_updates: bool = False
+    """They earn updates like any other, done once they are over."""
     frozen: int = 0
     """Decisions of the carried policy, without an update."""
     critic_updates: int = 0
@@ -62,8 +64,8 @@ class Critic:
     """Heads drawn at random for each target (REDQ, Chen et al. 2021); 0: all of them."""
     reduce: tuple[Reduce, Reduce] = ("min", "min")
     """Of the heads, to one value; offline, online. pair_min: the mean of all pairs' minima."""
-    level: float = 1.0
-    """lcb: standard deviations below the mean. quantile: which, 0 to 1."""
+    level: Phased = (1.0, 1.0)
+    """lcb, ood: standard deviations below the mean. quantile: which, 0 to 1."""
     width: int = 256
     layer_norm: bool = True
     loss: Literal["mse", "two_hot", "huber"] = "mse"
@@ -88,7 +90,7 @@ class Critic:
     samples: int = 4
     """Actions drawn for it from each source: at random, of the policy here, of the policy in the next state."""
     smooth: float = 0.0
-    """Weight of Q, and of the policy, changing under noise on the state."""
+    """Weight of Q changing under noise on the state."""
     smooth_noise: float = 0.01
     """Largest noise, in normalised units."""
     residual: bool = False
@@ -130,14 +132,18 @@ class Actor:
     """Weight of the action's likelihood under a variational model of the data (Wu et al. 2022, SPOT)."""
     planner: float = 0.0
     """Weight of imitating what the planner flew (after Lin et al. 2025, TD-M(PC)^2)."""
-    temperature: float | None = None
-    """Of the entropy; null: learned, towards minus one half of a nat per action dimension."""
+    temperature: float = 0.1
+    """Of the entropy, where it begins: it is learned, towards minus one half of a nat per action dimension."""
+    fixed_temperature: bool = False
+    """It is not learned."""
+    smooth: float = 0.0
+    """Weight of the policy changing under noise on the state, of `critic.smooth_noise`."""
     noise: float = 0.1
     """deterministic: deviation of exploring, of the action range; and of the target's action, twice as much, clipped at 0.5."""
     candidates: int = 1
     """Actions drawn, of which the critics pick one to fly."""
     ucb: float = 0.0
-    """candidates, while exploring: standard deviations of the heads added to their mean."""
+    """candidates, while exploring: standard deviations of the heads added to what they are worth."""
     edit: float = 0.2
     """edit: its largest size, of the action range's half."""
     denoise: int = 5

@@ -75,7 +75,7 @@ class Imagination:
         asked = agent.critic.some(agent.generator)
         q = agent.critic(flat, action, heads=None if self.caution.critics else asked)
         some = q if asked is None or not self.caution.critics else q[asked]
-        worth = reduced(some, agent.config.actor.q_reduce, agent.config.critic.level).unflatten(0, z.shape[:2])
+        worth = reduced(some, agent.config.actor.q_reduce, agent.level).unflatten(0, z.shape[:2])
         spread = q.std(0, correction=0).unflatten(0, z.shape[:2]).mean(0)
         return worth, spread if self.caution.critics else none
 

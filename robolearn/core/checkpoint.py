@@ -85,13 +85,20 @@ def load_policy(path: Path, spec: RobotSpec | None = None, device: torch.device 
     if spec is not None and (differences := header.spec.diff(spec)):
         raise UserError(f"{path}: policy does not fit this robot (policy != robot): {'; '.join(differences)}")
     policy = header.config.build(header.spec)
+    load_weights_into(path, policy)
+    return policy.to(device).eval()
+
+
+def load_weights_into(path: Path, policy: Policy) -> Mapping[str, Any]:
+    """A policy file's weights into a policy of the same kind, in place; returns its meta. Raises UserError."""
     with _open(path) as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 not a dict
+        header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
     try:
         policy.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{path}: weights do not fit {type(policy).__name__}: {error}") from error
-    return policy.to(device).eval()
+    return header.get("meta", {})
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

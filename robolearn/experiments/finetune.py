@@ -30,6 +30,7 @@ from robolearn.data.tensors import to_batch
 from robolearn.data.windows import Windows, split
 from robolearn.experiments.evaluate import check_fits
 from robolearn.experiments.finetune_config import Config, check
+from robolearn.experiments.finetuning import actor
 from robolearn.experiments.vision import cache_features
 from robolearn.learners.imitation import Imitation
 from robolearn.learners.latent_mpc import LatentMpc
@@ -86,6 +87,8 @@ def run(config: Config) -> dict:
     check(config)
     torch.set_num_threads(config.threads)
     robot_spec = hardware.spec_of(config.robot)
+    if config.agent is not None:
+        return _tune_agent(config, record, robot_spec, console)
     check_fits(config.checkpoint, robot_spec)
     policy = load_policy(config.checkpoint)
     if not isinstance(policy, DiffusionPolicy):
@@ -110,6 +113,20 @@ def run(config: Config) -> dict:
                 console.print(f"episode {session.episodes} of {config.episodes}: {ending} after {row['length']} decisions", highlight=False)
         save_checkpoint(config.out / "planner.pt", session.planner, session.planner.config, {"episodes": session.episodes})
         record.finish(**session.summary())
+    result = record.result()
+    console.print(f"{config.out / 'planner.pt'}: {_sentence(result)}", highlight=False)
+    return result
+
+
+def _tune_agent(config: Config, record: Run, robot_spec: RobotSpec, console: Console) -> dict:
+    """The one agent of robolearn.agents, by an actor and a learner."""
+    assert config.agent is not None
+    store = EpisodeStore.open(config.data)
+    if differences := store.spec.diff(robot_spec):
+        raise UserError(f"{config.data}: recorded on another robot (data != robot): {'; '.join(differences)}")
+    config.agent.build(store.spec)  # what does not fit together is said before anything starts
+    with record:
+        record.finish(**actor.run(config, record, store.spec))
     result = record.result()
     console.print(f"{config.out / 'planner.pt'}: {_sentence(result)}", highlight=False)
     return result

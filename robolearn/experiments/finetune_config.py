@@ -7,7 +7,9 @@ from operator import attrgetter
 from pathlib import Path
 
 from hardware import RobotConfig
+from robolearn.agents.agent import AgentConfig
 from robolearn.core.errors import UserError
+from robolearn.evaluation.sequential import ImprovementConfig
 from robolearn.learners.imitation import ImitationConfig
 from robolearn.learners.latent_mpc import LatentMpcConfig
 from robolearn.planning.mppi import MppiConfig
@@ -46,6 +48,15 @@ class Config:
     model: LatentConfig = LatentConfig()
     learner: LatentMpcConfig = LatentMpcConfig()
     imitation: ImitationConfig = ImitationConfig(lr=3e-4, schedule="constant", warmup=50)
+    agent: AgentConfig | None = None
+    """Given (`{preset: iql}`, --agent.preset iql; docs/presets), this agent learns from `data` and online instead of a diffusion policy's
+    planner: no `checkpoint`, and `search` to `imitation` are not used."""
+    offline_updates: int = 5000
+    """agent: updates on `data` before the first online episode."""
+    lockstep: bool = False
+    """agent: the robot waits until everything is learned from the last episode. Repeatable; without it the actor never waits."""
+    improvement: ImprovementConfig | None = None
+    """agent: judge the result on fresh episodes against the frozen ones of the warm-up, and roll back unless it is not worse."""
     threads: int = 1
     """torch CPU threads; networks this small gain nothing from more, and lose much on a busy machine."""
     overwrite: bool = False
@@ -58,6 +69,7 @@ _RANGES = (  # field, unit, least, greatest
     ("pretrain_updates", "updates", 0, _MANY),
     ("model_updates", "updates", 0, _MANY),
     ("policy_updates", "updates", 0, _MANY),
+    ("offline_updates", "updates", 0, 100 * _MANY),
     ("batch_size", "rows", 2, _MANY),
     ("release_episodes", "episodes", 0, _MANY),
     ("held_out", "of the episodes", 0.01, 0.9),
@@ -92,6 +104,8 @@ def check(config: Config) -> None:
         value = attrgetter(name)(config)
         if not least <= value <= greatest:
             raise UserError(f"{name}: {value} {unit}; valid {least:g} to {greatest:g}")
+    if config.improvement is not None and config.agent is not None and not config.agent.warmup.frozen:
+        raise UserError("improvement: given, but agent.warmup.frozen is 0; the offline policy needs episodes of its own to compare with")
     if not 1 <= config.chunk <= config.search.horizon:
         raise UserError(f"chunk: {config.chunk} actions per plan; valid 1 to search.horizon = {config.search.horizon}")
     if config.model.latent < 1 or config.model.latent % config.model.group:

@@ -55,7 +55,7 @@ class ModelConfig:
     """Step of a moving average of the encoder that says what comes next; 0: the encoder itself does."""
 
     def __post_init__(self) -> None:
-        if self.latent < 1 or self.latent % self.group:
+        if self.latent < 1 or self.group < 1 or self.latent % self.group:
             raise UserError(f"model.latent: {self.latent} units; valid: multiples of model.group = {self.group}")
 
 

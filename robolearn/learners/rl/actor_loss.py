@@ -36,7 +36,7 @@ class ActorLoss:
         q, bc, density = (pair[0] + phase * (pair[1] - pair[0]) for pair in (config.q, config.bc, config.density))
         total, metrics = z.new_zeros(()), {}
         if q or density:
-            total, metrics = self._drawn_by_critics(z, counts, q, density)
+            total, metrics = self._drawn_by_critics(z, action, counts, q, density)
         if bc:
             weight, told = self._weights(z, action, earned)
             errors = agent.actor.errors(told, action, self.generator)
@@ -48,20 +48,20 @@ class ActorLoss:
             flown = counts * (batch.source[:, : counts.numel() // len(batch.source)].flatten() == Source.PLANNER)
             near = agent.actor.errors(agent.told(z), action, self.generator)
             total = total + config.planner * weighted_mean(near, flown) * (flown.sum() / counts.sum().clamp(min=1e-6))
-        if agent.config.critic.smooth:
-            total = total + agent.config.critic.smooth * weighted_mean(fickleness(agent, z, self.generator), counts)
+        if config.smooth:
+            total = total + config.smooth * weighted_mean(fickleness(agent, z, self.generator), counts)
         return total, metrics | {"actor": float(total.detach())}
 
-    def _drawn_by_critics(self, z: Tensor, counts: Tensor, weight: float, density: float) -> tuple[Tensor, Metrics]:
+    def _drawn_by_critics(self, z: Tensor, action: Tensor, counts: Tensor, weight: float, density: float) -> tuple[Tensor, Metrics]:
         agent, config = self.agent, self.agent.config.actor
-        own, log_prob = agent.actor.learn(agent.told(z), self.generator)
+        own, log_prob = agent.actor.learn(agent.told(z), self.generator, action)
         asked = agent.critic.some(self.generator) if config.q_subset else None
-        q = reduced(agent.critic(z, own, heads=asked), config.q_reduce, agent.config.critic.level)
+        q = reduced(agent.critic(z, own, heads=asked), config.q_reduce, agent.level)
         loss = weight * (agent.temperature.detach() * log_prob - q / self._scale(q.detach()))
         if density and self.density is not None:
             loss = loss - density * self.density.elbo(z, own, self.generator)
         total = weighted_mean(loss, counts)
-        if config.temperature is None and config.kind in ("gaussian", "edit"):
+        if not config.fixed_temperature and config.kind in ("gaussian", "edit"):
             target = -0.5 * own.shape[-1]
             total = total - agent.log_temperature * weighted_mean(log_prob.detach() + target, counts)
         return total, {"q_own": float(q.detach().mean()), "entropy": -float(log_prob.detach().mean())}

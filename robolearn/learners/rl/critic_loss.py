@@ -84,7 +84,7 @@ def _pessimism(
 ) -> Tensor:
     config, steps = agent.config.critic, len(z) // len(batch.action)
     if config.pessimism == "ood":
-        return weighted_mean(unseen(agent, z, generator, config.level), share)
+        return weighted_mean(unseen(agent, z, generator), share)
     floor = None
     if config.pessimism == "cal":
         if batch.to_go is None:

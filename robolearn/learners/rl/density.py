@@ -11,9 +11,8 @@ from robolearn.models.ensemble import EnsembleMlp
 
 
 class ActionDensity(nn.Module):
-    """`elbo` bounds log p(a | z) from below; its decoder's deviation is fixed."""
+    """`elbo` bounds log p(a | z) from below, per action dimension and in SPOT's own units: squared error and half the divergence."""
 
-    DEVIATION = 0.3  # of an action around its reconstruction, in normalised units
     KL = 0.5  # weight of the prior
 
     def __init__(self, latent: int, action: int, width: int):
@@ -27,6 +26,5 @@ class ActionDensity(nn.Module):
         log_std = log_std.clamp(-4, 4)
         code = mean + log_std.exp() * noise(mean.shape, generator, mean.device)
         rebuilt = self.decoder.all(torch.cat([z, code], -1))[0].tanh()
-        likelihood = -0.5 * ((rebuilt - action) / self.DEVIATION).square().sum(-1)
-        kl = 0.5 * (mean.square() + (2 * log_std).exp() - 2 * log_std - 1).sum(-1)
-        return likelihood - self.KL * kl
+        kl = 0.5 * (mean.square() + (2 * log_std).exp() - 2 * log_std - 1).mean(-1)
+        return -(rebuilt - action).square().mean(-1) - self.KL * kl

@@ -30,7 +30,7 @@ class FineTuning:
         self.learner = AgentLearner(agent, torch.Generator().manual_seed(seed))
         self.old, self.new = old, Replay(old.spec, old.history, old.column("features").shape[1], old.discount)
         self.rng = np.random.default_rng(seed)
-        self.mixing = Mixing(self.config.replay, self.old, self.new, self.rng)
+        self.mixing = Mixing(self.config.replay, self.old, self.new, self.rng, self.config.update.inner)
         self.decisions = 0  # online so far
         self.owed = 0.0  # updates, of which a part is left over
 
@@ -65,16 +65,17 @@ class FineTuning:
 
     def add(self, episode: Episode, features: np.ndarray | None = None) -> None:
         """What was flown. A person's rows count as old ones, too, where the config says so."""
-        frozen = self.flight == "frozen"
+        flight = self.flight
+        earns = flight == "learning" or (flight == "random" and self.config.warmup.random_updates)
         self.new.add(episode, features)
-        if self.flight == "random" and self.decisions + len(episode) >= self.config.warmup.random and not len(self.old):
+        if flight == "random" and self.decisions + len(episode) >= self.config.warmup.random and not len(self.old):
             fit_units(self.agent, self.new)  # from scratch: nothing else says what states are like
         if self.config.replay.interventions and bool((episode.source == Source.HUMAN).any()):
             self.old.add(episode, features)
         self.decisions += len(episode)
         search = self.config.planner.search if self.config.planner else None
         self.agent.release.fill_(min(1.0, self.decisions / search.ramp) if search and search.ramp else 1.0)
-        if not frozen:
+        if earns:
             self.owed += len(episode) * self.config.update.utd
 
     def learn(self, most: int | None = None) -> list[Metrics]:

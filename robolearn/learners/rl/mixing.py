@@ -18,15 +18,16 @@ class Mixing:
     A part that is still empty leaves the batch to the other one.
     """
 
-    def __init__(self, mix: Mix, old: Replay, new: Replay, rng: np.random.Generator):
-        self.mix, self.old, self.new, self.rng = mix, old, new, rng
+    def __init__(self, mix: Mix, old: Replay, new: Replay, rng: np.random.Generator, turn: int = 1):
+        """turn: draws from one part before it is the other's turn."""
+        self.mix, self.old, self.new, self.rng, self.turn = mix, old, new, rng, turn
         self.keeps_old = True  # the online phase may drop it
         self.draws = 0
 
     def draw(self, count: int, rows: int) -> Batch:
         """`count` sequences of `rows` actions; `fresh` says which are new."""
-        self.draws += 1
         new = self._new_share(count)
+        self.draws += 1
         parts = [self._part(self.old, count - new, rows, fresh=False), self._part(self.new, new, rows, fresh=True)]
         parts = [part for part in parts if part is not None]
         return parts[0] if len(parts) == 1 else concat(*parts)
@@ -39,7 +40,7 @@ class Mixing:
             case "append":
                 return int(self.rng.binomial(count, new / (new + old)))
             case "alternate":
-                return count * (self.draws % 2)
+                return count * (self.draws // self.turn % 2)
         share = 1 - self.mix.offline
         return max(1, round(count * share * (min(1.0, new / old) if self.mix.ramp else 1.0)))
 

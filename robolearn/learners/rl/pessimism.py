@@ -40,12 +40,12 @@ def conservatism(
     return (promised - q_data).mean(0)
 
 
-def unseen(agent: Agent, z: Float[Tensor, "N L"], generator: torch.Generator, level: float) -> Float[Tensor, " N"]:
-    """How far Q of the policy's own actions is from its own lower bound, mean minus `level` spreads (Yang et al. 2022, RORL)."""
+def unseen(agent: Agent, z: Float[Tensor, "N L"], generator: torch.Generator) -> Float[Tensor, " N"]:
+    """How far Q of the policy's own actions is from its own lower bound, mean minus `critic.level` spreads (Yang et al. 2022, RORL)."""
     with torch.no_grad():
         action = agent.actor.sample(agent.told(z), generator)
         q = agent.critic(z, action)
-        bound = q.mean(0) - level * q.std(0, correction=0)
+        bound = q.mean(0) - agent.level * q.std(0, correction=0)
     return (agent.critic(z, action) - bound).square().mean(0)
 
 

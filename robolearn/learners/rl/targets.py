@@ -36,7 +36,7 @@ def target_q(agent: Agent, z: Float[Tensor, "*N L"], action: Float[Tensor, "*N A
     """The target heads' value as one."""
     config = agent.config.critic
     asked = agent.critic.some(generator)
-    return reduced(agent.critic(z, action, target=True, heads=asked), config.reduce[int(agent.online)], config.level)
+    return reduced(agent.critic(z, action, target=True, heads=asked), config.reduce[int(agent.online)], agent.level)
 
 
 def _expanded(agent: Agent, z: Float[Tensor, "N L"], generator: torch.Generator) -> Float[Tensor, " N"]:
