@@ -91,6 +91,7 @@ class Agent(Policy):
         self.new_model()
         self.new_critic()
         self.new_actor()
+        self.own = torch.zeros(1, self.spec.action.dim)  # what the policy alone would have done last, physical units
         self._last: Tensor | None = None  # the planner's warm start
 
     def new_model(self) -> None:
@@ -217,8 +218,10 @@ class Agent(Policy):
         planner = self.config.planner
         assert planner is not None
         imagination = Imagination(self, replace(planner.caution, critics=1.0, dynamics=1.0), planner.terminal)
-        imagined = imagination.imagine(z, plans)
         assert self.model is not None
+        imagined = imagination.imagine(z, plans)
+        apart = imagined.spread[:, 0] / self.model.spread_median
+        self.own = self.action_norm.unnormalize(plans[0, :1])
         said = score(
             imagined, self.config.discount, self.critic.spread_range, self.model.spread_median, replace(planner.caution, units="range")
         )
@@ -228,6 +231,8 @@ class Agent(Policy):
             "critic_doubt": float(said.critic_doubt[1]) / steps,
             "gain": float(said.total[1] - said.total[0]),
             "own_plan": float(chosen == 0),
+            "novelty": float(apart[1]),
+            "policy_novelty": float(apart[0]),
         }
 
 
@@ -252,7 +257,8 @@ def check(config: AgentConfig) -> None:
         "critic.target: best_of_n, but actor.candidates is 1": critic.target == "best_of_n" and actor.candidates < 2,
         "critic.pessimism: gap, but not replay.ratio, which tells it": critic.pessimism == "gap" and not config.replay.ratio,
         "critic.residual: with loss two_hot; a correction needs mse or huber": critic.residual and critic.loss == "two_hot",
-        "critic.reduce: pair_min needs two heads or more": "pair_min" in critic.reduce and min(critic.heads, critic.subset or critic.heads) < 2,
+        "critic.reduce: pair_min needs two heads or more": "pair_min" in critic.reduce
+        and min(critic.heads, critic.subset or critic.heads) < 2,
         f"critic.subset: {critic.subset} of {critic.heads} heads": critic.subset > critic.heads,
         f"actor.smooth: with a {actor.kind} actor; its change is known of a gaussian one": actor.smooth > 0 and actor.kind != "gaussian",
         "smooth: with a model; noise is put on states": critic.smooth + actor.smooth > 0 and config.model is not None,

@@ -51,13 +51,14 @@ class Imagination:
         for h in range(horizon):
             action = plans[:, h].expand(heads, -1, -1)
             za = torch.cat([z_heads, action], -1)
-            rewards.append(model.rewards(za))
+            reward, ends = model.outcomes(za)
+            rewards.append(reward)
             alives.append(alive)
             if self.caution.critics and not (self.caution.ends_only and h > 0):
                 q_stds.append(self._critic_spread(z_heads.mean(0), plans[:, h]))
             else:
                 q_stds.append(z.new_zeros(count))
-            alive = alive * (1 - model.end_chance(za))
+            alive = alive * (1 - ends)
             z_heads = model.squash(model.dynamics(za))
             spreads.append((z_heads - z_heads.mean(0)).square().mean((0, 2)) if self.doubts else z.new_zeros(count))
         value, doubt = self._end_value(z_heads)

@@ -17,10 +17,11 @@ from rich.console import Console
 import hardware
 from hardware.robot import SafeRobot
 from hardware.testing import LimitProbe
-from hardware.types import Pilot, RobotSpec, Source
+from hardware.types import RobotSpec, Source
 from robolearn.agents.agent import Agent
 from robolearn.core.checkpoint import load_weights_into, save_checkpoint
 from robolearn.core.errors import UserError
+from robolearn.core.files import append_line
 from robolearn.core.run import Run, read_metrics
 from robolearn.data.episode import Episode
 from robolearn.data.store import EpisodeStore
@@ -32,7 +33,11 @@ from robolearn.runtime.random_pilot import RandomPilot
 from robolearn.runtime.rollout import rollout
 from robolearn.tasks import task_for
 
-LOGGED = ("episode", "flight", "success", "return", "length", "interventions", "stopped", "setpoints", "violations")
+LOGGED = (
+    *("episode", "flight", "success", "return", "length", "interventions", "stopped", "setpoints", "violations"),
+    *("uncertainty", "uncertainty_max"),
+)
+ENDS_S = 5.0  # within which the learner ends once it is let go
 
 
 def run(config: Config, record: Run, store_spec: RobotSpec) -> dict[str, Any]:
@@ -40,15 +45,18 @@ def run(config: Config, record: Run, store_spec: RobotSpec) -> dict[str, Any]:
     assert config.agent is not None
     agent = config.agent.build(store_spec)
     channel, console = Channel(config.out), Console(stderr=True, soft_wrap=True)
-    with hardware.open(config.robot) as robot, learner_beside(config, channel) as learner:
-        actor = Actor(config, record, agent, channel, robot, learner)
-        with record.timed("offline"):
-            channel.wait(lambda said: said.get("episodes", -1) >= 0, learner_alive(learner))
-        for row in actor.fly_all():
-            ending = "success" if row["success"] else "failure"
-            console.print(f"episode {row['episode'] + 1} of {config.episodes}: {ending} after {row['length']} decisions", highlight=False)
-        with record.timed("learn"):
-            channel.wait(lambda said: said["episodes"] >= config.episodes, learner_alive(learner))
+    with hardware.open(config.robot) as robot:
+        actor = Actor(config, record, agent, channel, robot)
+        with learner_beside(channel) as learner:
+            with record.timed("offline"):
+                channel.wait(lambda said: said.get("episodes", -1) >= 0, learner)
+            for row in actor.fly_all(learner):
+                ending = "success" if row["success"] else "failure"
+                console.print(
+                    f"episode {row['episode'] + 1} of {config.episodes}: {ending} after {row['length']} decisions", highlight=False
+                )
+            with record.timed("learn"):
+                channel.wait(lambda said: said["episodes"] >= config.episodes, learner)
         channel.take(agent)
         verdict = actor.judge() if config.improvement else None
         if verdict is not None:
@@ -61,10 +69,13 @@ def run(config: Config, record: Run, store_spec: RobotSpec) -> dict[str, Any]:
 
 
 class Actor:
-    """Flies one episode after the other; whatever it flew is in the store before it is counted."""
+    """Flies one episode after the other; whatever it flew is in the store before it is counted. UserError: the robot has no world to fly
+    at random in."""
 
-    def __init__(self, config: Config, record: Run, agent: Agent, channel: Channel, robot: SafeRobot, learner: subprocess.Popen[bytes]):
-        self.config, self.record, self.agent, self.channel, self.robot, self.learner = config, record, agent, channel, robot, learner
+    def __init__(self, config: Config, record: Run, agent: Agent, channel: Channel, robot: SafeRobot):
+        if robot.world is None and (random := agent.config.warmup.random):
+            raise UserError(f"agent.warmup.random: {random} decisions; a real robot flies nothing at random: valid 0")
+        self.config, self.record, self.agent, self.channel, self.robot = config, record, agent, channel, robot
         self.probe = LimitProbe.attach(robot)  # judges what reaches the motors, and shares no code with the governor
         path = channel.online
         origin = {"source": "robolearn finetune", "data": str(config.data)}
@@ -72,49 +83,53 @@ class Actor:
         self.task = task_for(config.robot.body)
         self._complete_log()
 
-    def fly_all(self) -> Iterator[Mapping[str, Any]]:
+    def fly_all(self, learner: subprocess.Popen[bytes]) -> Iterator[Mapping[str, Any]]:
         """The log row of each episode that is still to be flown."""
         config = self.config
         while (index := len(self.online)) < config.episodes:
             if config.lockstep:
                 with self.record.timed("wait"):
-                    self.channel.wait(lambda said, index=index: said["episodes"] >= index, learner_alive(self.learner))
+                    self.channel.wait(lambda said, index=index: said["episodes"] >= index, learner)
             self.channel.take(self.agent)
             flight = self._flight()
             self.agent.explore = flight == "learning"
             with self.record.timed("fly"):
-                episode = self._fly(self._pilot(flight, config.seed + index), np.random.default_rng([config.seed, index]))
-            meta = {"episode": index, "flight": flight, **episode.meta}
-            self.online.append(replace(episode, meta=meta))
-            yield self._log(meta)
+                episode = self._fly(index, flight, config.seed + index, np.random.default_rng([config.seed, index]))
+            self.online.append(episode)
+            self._log_doubt(index, episode)
+            yield self._log("episode", episode.meta)
 
     def judge(self) -> Improvement:
         """Fresh episodes of the candidate, one by one, against the record of what flew before (the frozen ones, which are the offline
-        policy's). UserError: there is no such record."""
-        config, agent = self.config, self.agent
+        policy's). Goes on with those that were judged before a crash. UserError: there is no such record."""
+        config = self.config
         assert config.improvement is not None
-        record = [meta["success"] for meta in map(self.online.meta, range(len(self.online))) if meta["flight"] == "frozen"]
+        record = [meta["success"] for meta in self._flown() if meta["flight"] == "frozen"]
         test = Improvement(config.improvement, sum(record), len(record))
-        agent.explore = False
+        for row in self._logged("judged"):
+            test.add(row["success"])
+        self.agent.explore = False
         while test.verdict is Verdict.CONTINUE:
-            index = len(test.outcomes)
-            pilot = self._pilot("judged", 2**20 + config.seed + index)
-            episode = self._fly(pilot, np.random.default_rng([config.seed, 2**20 + index]))
-            test.add(bool(episode.success))
-            self.record.log(kind="judged", episode=index, success=bool(episode.success), length=len(episode))
+            index, late = len(test.outcomes), 2**20 + len(test.outcomes)
+            episode = self._fly(index, "judged", late + config.seed, np.random.default_rng([config.seed, late]))
+            self._log("judged", episode.meta)
+            test.add(episode.meta["success"])
         return test
 
     def summary(self) -> dict[str, Any]:
-        metas = [self.online.meta(i) for i in range(len(self.online))]
-        total = lambda name: dict(sum((Counter(meta[name]) for meta in metas), Counter()))  # noqa: E731
+        flown = self._flown()
+        total = lambda name: dict(sum((Counter(row[name]) for row in [*flown, *self._logged("judged")]), Counter()))  # noqa: E731
         return {
-            "episodes": len(metas),
-            "successes": sum(bool(meta["success"]) for meta in metas),
+            "episodes": len(flown),
+            "successes": sum(meta["success"] for meta in flown),
             "interventions": total("interventions"),
-            "setpoints": sum(meta["setpoints"] for meta in metas),
+            "setpoints": sum(row["setpoints"] for row in [*flown, *self._logged("judged")]),
             "violations_at_the_actuator": total("violations"),
-            "steps": sum(meta["length"] for meta in metas),
+            "steps": sum(meta["length"] for meta in flown),
         }
+
+    def _flown(self) -> list[dict[str, Any]]:
+        return [self.online.meta(index) for index in range(len(self.online))]
 
     def _flight(self) -> str:
         """As FineTuning.flight, from what is in the store."""
@@ -123,45 +138,43 @@ class Actor:
             return "random"
         return "frozen" if rows < warmup.random + warmup.frozen else "learning"
 
-    def _pilot(self, flight: str, seed: int) -> Pilot:
-        if flight == "random":
-            if self.robot.world is None:
-                raise UserError(
-                    f"agent.warmup.random: {self.agent.config.warmup.random} decisions; a real robot flies nothing at random: 0"
-                )
-            return RandomPilot(self.robot.spec, seed)
-        return PolicyPilot(self.agent, 1, seed, Source.PLANNER if self.agent.config.planner else Source.POLICY)
-
-    def _fly(self, pilot: Pilot, rng: np.random.Generator) -> Episode:
+    def _fly(self, index: int, flight: str, seed: int, rng: np.random.Generator) -> Episode:
+        source = Source.PLANNER if self.agent.config.planner else Source.POLICY
+        pilot = RandomPilot(self.robot.spec, seed) if flight == "random" else PolicyPilot(self.agent, 1, seed, source)
         written, violations = self.probe.setpoints, Counter(self.probe.violations)
         episode = rollout(self.robot, pilot, self.task, rng)
         measured = {"setpoints": self.probe.setpoints - written, "violations": dict(self.probe.violations - violations)}
-        doubt = episode.notes.get("uncertainty")
-        if doubt is not None:
+        if (doubt := episode.notes.get("uncertainty")) is not None:
             measured |= {"uncertainty": float(np.nanmean(doubt)), "uncertainty_max": float(np.nanmax(doubt))}
-            with (self.config.out / "uncertainty.jsonl").open("a") as file:
-                lines = ({"episode": len(self.online), "step": i, "uncertainty": float(value)} for i, value in enumerate(doubt))
-                file.writelines(json.dumps(line) + "\n" for line in lines)
-        return replace(episode, meta={**episode.meta, **measured})
+        return replace(episode, meta={"episode": index, "flight": flight, **episode.meta, **measured})
 
-    def _log(self, meta: Mapping[str, Any]) -> Mapping[str, Any]:
-        row = {name: meta[name] for name in (*LOGGED, "uncertainty", "uncertainty_max") if name in meta}
-        self.record.log(kind="episode", **row)
+    def _log(self, kind: str, meta: Mapping[str, Any]) -> Mapping[str, Any]:
+        row = {name: meta[name] for name in LOGGED if name in meta}
+        self.record.log(kind=kind, **row)
         return row
+
+    def _log_doubt(self, index: int, episode: Episode) -> None:
+        doubt = episode.notes.get("uncertainty", np.empty(0))
+        lines = [json.dumps({"episode": index, "step": step, "uncertainty": float(value)}) for step, value in enumerate(doubt)]
+        if lines:
+            append_line(self.config.out / "uncertainty.jsonl", "\n".join(lines))
+
+    def _logged(self, kind: str) -> list[dict[str, Any]]:
+        return [row for row in read_metrics(self.config.out / "metrics.jsonl") if row["kind"] == kind]
 
     def _complete_log(self) -> None:
         """Killed between the store and the log: the store is right."""
-        logged = {row.get("episode") for row in read_metrics(self.config.out / "metrics.jsonl") if row.get("kind") == "episode"}
-        for index in range(len(self.online)):
-            if index not in logged:
-                self._log(self.online.meta(index))
+        logged = {row["episode"] for row in self._logged("episode")}
+        for meta in self._flown():
+            if meta["episode"] not in logged:
+                self._log("episode", meta)
 
 
 @contextmanager
-def learner_beside(config: Config, channel: Channel) -> Iterator[subprocess.Popen[bytes]]:
+def learner_beside(channel: Channel) -> Iterator[subprocess.Popen[bytes]]:
     """The learner's process; it ends when we do, however that is."""
-    channel.complaint.parent.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, "-m", "robolearn.experiments.finetuning.learner", str(config.out)]
+    channel.progress.unlink(missing_ok=True)  # said by the one before; this one says it again once it stands there
+    words = [sys.executable, "-m", "robolearn.experiments.finetuning.learner", str(channel.out)]
     with channel.complaint.open("wb") as complaint:
         process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaint)
     try:
@@ -170,11 +183,7 @@ def learner_beside(config: Config, channel: Channel) -> Iterator[subprocess.Pope
         assert process.stdin is not None
         process.stdin.close()
         try:
-            process.wait(30)
+            process.wait(ENDS_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
-
-
-def learner_alive(learner: subprocess.Popen[bytes]):
-    return lambda: learner.poll() is None
+        process.wait()

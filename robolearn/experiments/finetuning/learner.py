@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import torch
 
-from robolearn.core.checkpoint import load_state, save_state
+from robolearn.core.checkpoint import load_state, save_checkpoint, save_state
 from robolearn.core.config import load_config
-from robolearn.core.files import append_line
+from robolearn.core.errors import UserError
+from robolearn.core.run import Run
 from robolearn.core.types import Metrics
+from robolearn.data.journal import JOURNAL
 from robolearn.data.replay import Replay
 from robolearn.data.store import EpisodeStore
 from robolearn.data.windows import split
@@ -26,26 +29,30 @@ from robolearn.experiments.vision import cache_features, give_weights
 from robolearn.learners.pretraining.keypoints import PretrainConfig
 from robolearn.learners.rl.finetuning import FineTuning, fit_units
 
-SLICE = 25  # updates between two looks at what is new
+SLICE = 25  # updates for one row of the log
 KEEP_S = 60.0  # between two kept states of the offline phase
+POLL_S = 0.02  # between two looks for a new episode
 NICE = 5  # the actor comes first
 
 
 class LearnerProcess:
-    """Offline updates, then for each new episode of online.zarr the updates it earned."""
+    """Offline updates, then for each new episode of online.zarr the updates it earned. It may be ended between any two instructions.
 
-    def __init__(self, config: Config, out: Path):
+    record: its own folder and log. UserError: the data or the online episodes are not those that its kept state learned from.
+    """
+
+    def __init__(self, config: Config, channel: Channel, record: Run):
         assert config.agent is not None
-        self.config, self.channel, self.out = config, Channel(out), out
+        self.config, self.channel, self.record = config, channel, record
         torch.manual_seed(config.seed)
         store = EpisodeStore.open(config.data)
+        self.data = store.identity()
         (train,), (held_out,) = split(store, config.held_out, np.random.default_rng(config.seed))
         agent = config.agent.build(store.spec)
         self.key: str | None = None
         if agent.encoder is not None and agent.config.encoder is not None:
-            give_weights(
-                agent.encoder, agent.config.encoder, [store], [train], PretrainConfig(), config.seed, out / "learner/encoder.safetensors"
-            )
+            kept = record.out / "encoder.safetensors"
+            give_weights(agent.encoder, agent.config.encoder, [store], [train], PretrainConfig(), config.seed, kept)
             self.key = cache_features(store, agent.encoder, agent.config.encoder)
         features = agent.encoder.out_dim if agent.encoder is not None else 0
         rows = lambda chosen: Replay(agent.spec, agent.history, features, agent.config.discount).extend(store, chosen, self.key)  # noqa: E731
@@ -54,19 +61,22 @@ class LearnerProcess:
         agent.seed(config.seed)
         self.tuning = FineTuning(agent, old, config.seed)
         self.offline_done = 0
-        if self.channel.state.exists():
+        self.online: EpisodeStore | None = None
+        self._looked_at = 0  # bytes of its journal, when `online` was opened
+        if channel.state.exists():
             self._resume()
+        record.rewind(self.tuning.learner.updates)
 
-    def run(self, stopped: threading.Event) -> None:
-        self._offline(stopped)
-        while not stopped.is_set():
-            if not self._learn_from_new(stopped):
-                stopped.wait(0.02)
+    def run(self) -> NoReturn:
+        self.offline()
+        while True:
+            if not self.learn_from_new():
+                time.sleep(POLL_S)
 
-    def _offline(self, stopped: threading.Event) -> None:
-        """The offline phase; its weights are published once it is over."""
-        kept, wanted = time.monotonic(), self.config.offline_updates
-        while self.offline_done < wanted and not stopped.is_set():
+    def offline(self) -> None:
+        """What is left of the offline phase. Only then the actor is told anything: a killed learner may have kept more than it published."""
+        kept, wanted, agent = time.monotonic(), self.config.offline_updates, self.tuning.agent
+        while self.offline_done < wanted:
             count = min(SLICE, wanted - self.offline_done)
             self._log("offline", self.tuning.offline(count))
             self.offline_done += count
@@ -74,30 +84,38 @@ class LearnerProcess:
             if time.monotonic() - kept > KEEP_S:
                 self._keep()
                 kept = time.monotonic()
-        if not bool(self.tuning.agent.online) and not stopped.is_set():
+        if not bool(agent.online):
             self._calibrate()
-            self.channel.publish(self.tuning.agent, 0, self.offline_done, offline=True)
+            save_checkpoint(self.channel.offline_weights, agent, agent.config, {"updates": self.offline_done})
             self.tuning.begin_online()
             self._keep()
-            self.channel.publish(self.tuning.agent, 0, self.offline_done)
+        self._publish()
 
-    def _learn_from_new(self, stopped: threading.Event) -> bool:
+    def learn_from_new(self) -> bool:
         """The next episode, if there is one, and the updates it earned. False: there was none."""
         seen = self.tuning.new.episodes
-        if not self.channel.online.exists():
-            return False
-        online = EpisodeStore.open(self.channel.online)
-        if len(online) <= seen:
+        if (online := self._look(seen)) is None:
             return False
         self._add(online, seen)
-        while not stopped.is_set() and (done := self.tuning.learn(SLICE)):
+        while done := self.tuning.learn(SLICE):
             self._log("online", done, episode=seen)
-        if stopped.is_set():
-            return True
         self._calibrate()
         self._keep()
-        self.channel.publish(self.tuning.agent, seen + 1, self.tuning.learner.updates)
+        self._publish()
         return True
+
+    def _look(self, seen: int) -> EpisodeStore | None:
+        """online.zarr with more than `seen` episodes. Opened anew only where it was written to: thousands of episodes take long to open."""
+        journal = self.channel.online / JOURNAL
+        if not journal.exists():
+            return None
+        if self.online is None or (len(self.online) <= seen and journal.stat().st_size != self._looked_at):
+            self._looked_at = journal.stat().st_size
+            self.online = EpisodeStore.open(self.channel.online)
+        return self.online if len(self.online) > seen else None
+
+    def _publish(self) -> None:
+        self.channel.publish(self.tuning.agent, self.tuning.new.episodes, self.tuning.learner.updates)
 
     def _add(self, online: EpisodeStore, index: int) -> None:
         agent = self.tuning.agent
@@ -114,34 +132,49 @@ class LearnerProcess:
 
     def _keep(self) -> None:
         """Everything but the rows, which the stores hold."""
-        state = self.tuning.state_dict() | {"episodes": self.tuning.new.episodes, "offline_done": self.offline_done}
+        state = self.tuning.state_dict() | {"episodes": self.tuning.new.episodes, "offline_done": self.offline_done, "data": self.data}
         save_state(self.channel.state, state | {"rng": json.dumps(state["rng"]), "torch": torch.get_rng_state()})
 
     def _resume(self) -> None:
-        state = load_state(self.channel.state)
-        if state["episodes"]:
-            online = EpisodeStore.open(self.channel.online)
+        path, state = self.channel.state, load_state(self.channel.state)
+        try:
+            if state["data"] != self.data:
+                raise UserError(f"{path}: began on other episodes: {self.config.data} was changed since; choose another --out")
             for index in range(state["episodes"]):
+                if (online := self._look(index)) is None:
+                    raise UserError(f"{self.channel.online}: {index} episodes; {path} has learned from {state['episodes']}")
                 self._add(online, index)
-        self.tuning.load_state_dict(state | {"rng": json.loads(state["rng"])})
-        torch.set_rng_state(state["torch"])
-        self.offline_done = state["offline_done"]
+            self.tuning.load_state_dict(state | {"rng": json.loads(state["rng"])})
+            torch.set_rng_state(state["torch"])
+            self.offline_done = state["offline_done"]
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:  # names or shapes of tensors
+            raise UserError(f"{path}: saved by another robolearn ({type(error).__name__}: {error}); choose another --out") from error
 
-    def _log(self, phase: str, done: list[Metrics], **more: Any) -> None:
+    def _log(self, phase: str, done: list[Metrics], **more: int) -> None:
         names = dict.fromkeys(name for row in done for name in row)
         means = {name: float(np.mean([row[name] for row in done if name in row])) for name in names}
-        row = {"phase": phase, "updates": self.tuning.learner.updates, **more, **means}
-        append_line(self.out / "learner/metrics.jsonl", json.dumps(row))
+        self.record.log(phase=phase, step=self.tuning.learner.updates, **more, **means)
 
 
 def main(out: Path) -> None:
     os.nice(NICE)
-    config = load_config(out / "config.yaml", Config)
-    torch.set_num_threads(config.threads)
-    stopped = threading.Event()
-    watch = threading.Thread(target=lambda: (sys.stdin.read(), stopped.set()), daemon=True)  # the actor is gone, however it went
-    watch.start()
-    LearnerProcess(config, out).run(stopped)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the actor, which then lets go of us
+    threading.Thread(target=end_with_the_actor, daemon=True).start()
+    try:
+        config = load_config(out / "config.yaml", Config)
+        torch.set_num_threads(config.threads)
+        channel = Channel(out)
+        with Run(channel.learner, config) as record:
+            LearnerProcess(config, channel, record).run()
+    except UserError as error:
+        sys.exit(str(error))
+
+
+def end_with_the_actor() -> None:
+    """Standard input is a pipe that ends when the actor does, however it went. At once: what is kept is kept whole."""
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def critic_loss(
     if model is None:
         z, rho, scale = known.inputs[:, :steps], torch.ones(steps, device=action.device), 1.0
     else:
-        goal = model.encode_target(known.inputs[:, 1 : steps + 1])
+        goal = after[:, :steps] if model.target_encoder is None else model.encode_target(known.inputs[:, 1 : steps + 1])
         z, apart = model.walk(agent.encode(known.inputs[:, 0]), action, goal)
         rho, scale = model.fading(steps, action.device), model.config.value
         terms |= model.losses(

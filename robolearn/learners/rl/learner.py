@@ -46,9 +46,7 @@ class AgentLearner:
         critic += [{"params": list(agent.value.parameters())}] if agent.value is not None else []
         if agent.model is not None:
             encoder = list(agent.model.encoder.parameters()) + ([] if agent.model.norm is None else list(agent.model.norm.parameters()))
-            rest = [
-                p for part in (agent.model.dynamics, agent.model.reward, agent.model.ends) if part is not None for p in part.parameters()
-            ]
+            rest = [*agent.model.dynamics.parameters(), *agent.model.outcome.parameters()]
             critic += [{"params": encoder, "lr": config.critic.lr * agent.model.config.encoder_rate}, {"params": rest}]
         self.optimizers["critic"] = torch.optim.Adam(critic, lr=config.critic.lr, fused=True)
         actor = [*agent.actor.parameters(), *(agent.beta.parameters() if agent.beta else ()), agent.log_temperature]

@@ -21,7 +21,7 @@ class Sequences:
     action: Float[Tensor, "B T A"]  # normalised
     reward: Float[Tensor, "B T"]  # scaled and shifted
     terminal: Bool[Tensor, "B T"]
-    real: Bool[Tensor, "B T"]  # not past the episode's end
+    real: Bool[Tensor, "B T"]  # not past the episode's end, nor past a terminal row on the way: a walk does not know what came then
     followed: Bool[Tensor, "B T"]  # the next observation exists
 
     @property
@@ -37,11 +37,12 @@ def sequences(batch: Batch, agent: Agent, steps: int, reward: Reward) -> Sequenc
     now, then = batch.obs, batch.future
     join = lambda a, b: torch.cat([a[:, -agent.history :], b[:, :steps]], 1)  # noqa: E731
     features = join(now.features, then.features) if now.features is not None and then.features is not None else None
+    terminal = batch.terminal[:, :steps]
     return Sequences(
         inputs=agent.inputs(Obs({}, join(now.state, then.state), features)),
         action=agent.action_norm.normalize(batch.action[:, :steps]).clamp(-1, 1),
         reward=reward.scale * batch.reward[:, :steps] + reward.shift,
-        terminal=batch.terminal[:, :steps],
-        real=~batch.pad[:, :steps],
+        terminal=terminal,
+        real=~batch.pad[:, :steps] & (terminal.cumsum(1) - terminal.int() == 0),
         followed=batch.future_mask[:, :steps],
     )

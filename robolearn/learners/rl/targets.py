@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robolearn.agents.actors import DeterministicActor
+from robolearn.agents.actors import DeterministicActor, DiffusionActor
 from robolearn.agents.agent import Agent
 from robolearn.agents.critic import reduced
 from robolearn.learners.rl.sequences import Sequences
@@ -27,6 +27,8 @@ def worth(agent: Agent, z: Float[Tensor, "N L"], generator: torch.Generator) -> 
     told = agent.told(z)
     if isinstance(agent.actor, DeterministicActor):
         return target_q(agent, z, agent.actor.smoothed(told, generator), generator)
+    if isinstance(agent.actor, DiffusionActor):  # what it learns with is a glance, not a draw
+        return target_q(agent, z, agent.actor.sample(told, generator), generator)
     action, log_prob = agent.actor.learn(told, generator)
     return target_q(agent, z, action, generator) - agent.temperature * log_prob * config.entropy
 
@@ -50,8 +52,9 @@ def _expanded(agent: Agent, z: Float[Tensor, "N L"], generator: torch.Generator)
         za = torch.cat([z, action], -1)
         ahead = model.step(z.expand(heads, -1, -1), action.expand(heads, -1, -1))
         doubt = ahead.var(0, correction=0).mean(-1).sqrt() / model.spread_median.sqrt()
-        total += config.discount**step * alive * (model.rewards(za) - config.critic.expansion_penalty * doubt)
-        alive = alive * (1 - model.end_chance(za))
+        reward, ends = model.outcomes(za)
+        total += config.discount**step * alive * (reward - config.critic.expansion_penalty * doubt)
+        alive = alive * (1 - ends)
         z = ahead[rows % heads, rows]
     action = agent.actor.sample(agent.told(z), generator)
     return total + config.discount**model.config.horizon * alive * target_q(agent, z, action, generator)
