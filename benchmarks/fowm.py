@@ -21,7 +21,8 @@ import torch
 import hardware
 from hardware import RobotConfig
 from hardware.types import Source
-from robolearn.agents.agent import AgentConfig
+from robolearn.agents.agent import Agent, AgentConfig
+from robolearn.core.checkpoint import load_policy, save_checkpoint
 from robolearn.core.config import from_dict
 from robolearn.core.files import append_line
 from robolearn.data.replay import Replay
@@ -107,6 +108,25 @@ def run(task: str, method: str, seed: int, asked: argparse.Namespace) -> dict[st
         "seconds": round(time.monotonic() - began, 1),
         "changes": asked.changes,
     }
+
+
+def trained(task: str, method: str, seed: int, updates: int, folder: Path) -> tuple[Agent, Replay, Replay]:
+    """(an agent after the offline phase, the rows it learned from, held-out rows). Trained once, kept in `folder`."""
+    torch.set_num_threads(1)
+    store, config = data_of(task, folder), config_of(method, {})
+    (train,), (held_out,) = split(store, 0.1, np.random.default_rng(seed))
+    old, calibration = (Replay(store.spec, config.history, discount=config.discount).extend(store, rows) for rows in (train, held_out))
+    path = folder / f"{task}_{method}_{seed}_{updates}.pt"
+    if path.exists():
+        agent = load_policy(path, store.spec)
+        assert isinstance(agent, Agent)
+        return agent, old, calibration
+    tuning = build(config, old, seed)
+    tuning.offline(updates)
+    if tuning.agent.model is not None:
+        tuning.learner.calibrate(calibration)
+    save_checkpoint(path, tuning.agent, config)
+    return tuning.agent, old, calibration
 
 
 def trial(robot: Any, tuning: FineTuning, task: str, rng: np.random.Generator, seed: int, calibration: Replay) -> Any:

@@ -64,8 +64,8 @@ class Critic:
     """Heads drawn at random for each target (REDQ, Chen et al. 2021); 0: all of them."""
     reduce: tuple[Reduce, Reduce] = ("min", "min")
     """Of the heads, to one value; offline, online. pair_min: the mean of all pairs' minima."""
-    level: Phased = (1.0, 1.0)
-    """lcb, ood: standard deviations below the mean. quantile: which, 0 to 1."""
+    level: tuple[float, float] = (1.0, 1.0)
+    """Offline, online. lcb, ood: standard deviations below the mean. quantile: which, 0 to 1."""
     width: int = 256
     layer_norm: bool = True
     loss: Literal["mse", "two_hot", "huber"] = "mse"

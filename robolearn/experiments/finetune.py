@@ -124,6 +124,8 @@ def _tune_agent(config: Config, record: Run, robot_spec: RobotSpec, console: Con
     store = EpisodeStore.open(config.data)
     if differences := store.spec.diff(robot_spec):
         raise UserError(f"{config.data}: recorded on another robot (data != robot): {'; '.join(differences)}")
+    if len(store) < 2:
+        raise UserError(f"{config.data}: {len(store)} episodes; expected at least 2, of which one is held out")
     config.agent.build(store.spec)  # what does not fit together is said before anything starts
     with record:
         record.finish(**actor.run(config, record, store.spec))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -96,17 +97,62 @@ _RANGES = (  # field, unit, least, greatest
     ("model.dynamics", "heads", 1, 100),
     ("model.group", "units", 1, _MANY),
 )
+_AGENT_RANGES = (  # of `agent`; those of a part that is null do not count
+    ("history", "observations", 1, 1000),
+    ("discount", "per decision", 0.0, 1.0),
+    ("warmup.random", "decisions", 0, _MANY),
+    ("warmup.frozen", "decisions", 0, _MANY),
+    ("warmup.critic_updates", "updates", 0, _MANY),
+    ("critic.heads", "heads", 1, 1000),
+    ("critic.subset", "heads", 0, 1000),
+    ("critic.width", "units", 1, _MANY),
+    ("critic.expectile", "(tau)", 0.01, 0.99),
+    ("critic.trace", "(lambda)", 0.0, 1.0),
+    ("critic.steps", "rows", 1, 1000),
+    ("critic.samples", "actions", 1, _MANY),
+    ("critic.tau", "per update", 0.0, 1.0),
+    ("critic.lr", "(learning rate)", 1e-8, 1.0),
+    ("actor.width", "units", 1, _MANY),
+    ("actor.temperature", "(of the entropy)", 1e-8, 1e3),
+    ("actor.noise", "of the action range", 0.0, 1.0),
+    ("actor.candidates", "actions", 1, _MANY),
+    ("actor.denoise", "steps", 1, 100),
+    ("actor.lr", "(learning rate)", 1e-8, 1.0),
+    ("model.heads", "heads", 1, 100),
+    ("model.horizon", "steps", 1, 1000),
+    ("planner.search.horizon", "decisions", 1, 1000),
+    ("planner.search.proposals", "plans", 1, _MANY),
+    ("planner.search.samples", "candidates", 0, _MANY),
+    ("planner.search.iterations", "iterations", 0, 1000),
+    ("planner.search.elites", "candidates", 1, _MANY),
+    ("planner.search.temperature", "(of the elites' weights)", 1e-3, 1e3),
+    ("planner.search.ramp", "decisions", 0, _MANY),
+    ("update.utd", "updates per decision", 0.0, 1000.0),
+    ("update.actor_every", "updates", 1, _MANY),
+    ("update.batch", "rows", 2, _MANY),
+    ("update.ramp", "updates", 0, 100 * _MANY),
+    ("update.resets", "updates", 0, 100 * _MANY),
+    ("update.inner", "updates", 1, _MANY),
+    ("update.clip", "(gradient norm)", 1e-8, 1e8),
+)
 
 
 def check(config: Config) -> None:
     """UserError for the first value out of its range; NaN is out of every range."""
-    for name, unit, least, greatest in _RANGES:
-        value = attrgetter(name)(config)
-        if not least <= value <= greatest:
-            raise UserError(f"{name}: {value} {unit}; valid {least:g} to {greatest:g}")
+    _check_ranges(config, _RANGES)
+    if config.agent is not None:
+        there = [row for row in _AGENT_RANGES if getattr(config.agent, row[0].split(".")[0]) is not None]
+        _check_ranges(config.agent, there, "agent.")
     if config.improvement is not None and config.agent is not None and not config.agent.warmup.frozen:
         raise UserError("improvement: given, but agent.warmup.frozen is 0; the offline policy needs episodes of its own to compare with")
     if not 1 <= config.chunk <= config.search.horizon:
         raise UserError(f"chunk: {config.chunk} actions per plan; valid 1 to search.horizon = {config.search.horizon}")
     if config.model.latent < 1 or config.model.latent % config.model.group:
         raise UserError(f"model.latent: {config.model.latent} units; valid: multiples of model.group = {config.model.group}")
+
+
+def _check_ranges(config: object, ranges: Iterable[tuple[str, str, float, float]], prefix: str = "") -> None:
+    for name, unit, least, greatest in ranges:
+        value = attrgetter(name)(config)
+        if not least <= value <= greatest:
+            raise UserError(f"{prefix}{name}: {value} {unit}; valid {least:g} to {greatest:g}")

@@ -74,7 +74,7 @@ class LearnerProcess:
                 time.sleep(POLL_S)
 
     def offline(self) -> None:
-        """What is left of the offline phase. Only then the actor is told anything: a killed learner may have kept more than it published."""
+        """What is left of the offline phase. What is kept is published in any case: killed, it may have kept more than it published."""
         kept, wanted, agent = time.monotonic(), self.config.offline_updates, self.tuning.agent
         while self.offline_done < wanted:
             count = min(SLICE, wanted - self.offline_done)

@@ -38,7 +38,7 @@ class ActorLoss:
         if q or density:
             total, metrics = self._drawn_by_critics(z, action, counts, q, density)
         if bc:
-            weight, told = self._weights(z, action, earned)
+            weight, told = self._weights(z, action, earned, counts)
             errors = agent.actor.errors(told, action, self.generator)
             total = total + bc * weighted_mean(errors * weight, counts)
             metrics |= {"bc": float(errors.detach().mean()), "weight": float(weight.mean())}
@@ -57,7 +57,7 @@ class ActorLoss:
         own, log_prob = agent.actor.learn(agent.told(z), self.generator, action)
         asked = agent.critic.some(self.generator) if config.q_subset else None
         q = reduced(agent.critic(z, own, heads=asked), config.q_reduce, agent.level)
-        loss = weight * (agent.temperature.detach() * log_prob - q / self._scale(q.detach()))
+        loss = weight * (agent.temperature.detach() * log_prob - q / self._scale(q.detach(), counts))
         if density and self.density is not None:
             loss = loss - density * self.density.elbo(z, own, self.generator)
         total = weighted_mean(loss, counts)
@@ -66,10 +66,10 @@ class ActorLoss:
             total = total - agent.log_temperature * weighted_mean(log_prob.detach() + target, counts)
         return total, {"q_own": float(q.detach().mean()), "entropy": -float(log_prob.detach().mean())}
 
-    def _scale(self, q: Tensor) -> Tensor:
+    def _scale(self, q: Tensor, counts: Tensor) -> Tensor:
         match self.agent.config.actor.q_scale:
             case "abs":
-                return q.abs().mean().clamp(min=1e-3)
+                return weighted_mean(q.abs(), counts).clamp(min=1e-3)
             case "range":
                 return self.agent.critic.spread_range
         return torch.ones_like(q[0])
@@ -84,14 +84,16 @@ class ActorLoss:
         return weighted_mean(reduced(agent.critic(z, own), "min"), counts)
 
     @torch.no_grad()
-    def _weights(self, z: Tensor, action: Tensor, earned: Tensor) -> tuple[Tensor, Tensor]:
+    def _weights(self, z: Tensor, action: Tensor, earned: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """(how much each row is imitated, what the actor is shown)."""
         agent, config = self.agent, self.agent.config.actor
         if not config.beta and agent.beta is None:
             return torch.ones_like(earned), agent.told(z)
         advantage = self._advantage(z, action, earned)
         if config.advantage_scale == "std":
-            advantage = advantage / advantage.std().clamp(min=1e-6)
+            seen = (counts > 0).float()
+            around = (advantage - weighted_mean(advantage, seen)).square()
+            advantage = advantage / weighted_mean(around, seen).sqrt().clamp(min=1e-6)
         if agent.beta is None:
             return (config.beta * advantage).exp().clamp(max=config.weight_max), agent.told(z)
         beta = agent.beta.draw(len(z), self.generator, z.device)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hardware.types import Source
 from robolearn.agents.agent import Agent, AgentConfig
@@ -33,6 +34,7 @@ class FineTuning:
         self.mixing = Mixing(self.config.replay, self.old, self.new, self.rng, self.config.update.inner)
         self.decisions = 0  # online so far
         self.owed = 0.0  # updates, of which a part is left over
+        self._slow: list[Tensor] | None = None  # the weights that Reptile's inner updates began with
 
     def offline(self, updates: int) -> list[Metrics]:
         """So many updates on the old rows alone."""
@@ -51,7 +53,7 @@ class FineTuning:
             agent.critic.rebase()
         if not carry.model:
             agent.new_model()
-        self.mixing.keeps_old = carry.data
+        self.mixing.keeps_old, self.mixing.draws = carry.data, 0  # turns begin with the online phase
         agent.online.fill_(True)
         self.learner.new_optimizers()
 
@@ -68,7 +70,7 @@ class FineTuning:
         flight = self.flight
         earns = flight == "learning" or (flight == "random" and self.config.warmup.random_updates)
         self.new.add(episode, features)
-        if flight == "random" and self.decisions + len(episode) >= self.config.warmup.random and not len(self.old):
+        if not bool(self.agent.state_norm.fitted) and self.decisions + len(episode) >= self.config.warmup.random:
             fit_units(self.agent, self.new)  # from scratch: nothing else says what states are like
         if self.config.replay.interventions and bool((episode.source == Source.HUMAN).any()):
             self.old.add(episode, features)
@@ -97,7 +99,7 @@ class FineTuning:
         update = self.config.update
         if update.outer == 1:
             return self.learner.update(self._draw(), actor)
-        if self.learner.online_updates % update.inner == 0 or not hasattr(self, "_slow"):
+        if self.learner.online_updates % update.inner == 0 or self._slow is None:
             self._slow = copy.deepcopy([p.detach() for p in self.agent.parameters()])
         metrics = self.learner.update(self._draw(), actor)
         if self.learner.online_updates % update.inner == 0:
@@ -111,6 +113,7 @@ class FineTuning:
         self.agent.new_critic()
         self.agent.new_actor()
         self.learner.new_optimizers()
+        self._slow = None  # there is no way back to the weights of before
 
     def _draw(self):
         return self.mixing.draw(self.config.update.batch, self.learner.rows)
@@ -122,7 +125,7 @@ class FineTuning:
             "rng": self.rng.bit_generator.state,
             "counts": [self.decisions, self.mixing.draws],
             "owed": self.owed,
-            "slow": getattr(self, "_slow", None),
+            "slow": self._slow,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -133,8 +136,7 @@ class FineTuning:
         self.rng.bit_generator.state = state["rng"]
         self.decisions, self.mixing.draws = state["counts"]
         self.owed = state["owed"]
-        if state["slow"] is not None:
-            self._slow = state["slow"]
+        self._slow = state["slow"]
 
 
 def fit_units(agent: Agent, rows: Replay) -> None:

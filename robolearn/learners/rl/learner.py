@@ -80,7 +80,8 @@ class AgentLearner:
         agent.critic.follow()
         if agent.model is not None:
             agent.model.follow()
-        agent.critic.track(walked.q, max(TRACKED, 1 / (self.updates + 1)))
+        if bool((seen := walked.counts > 0).any()):
+            agent.critic.track(walked.q[seen], max(TRACKED, 1 / (self.updates + 1)))
         self.updates += 1
         self.online_updates += int(agent.online)
         if actor and self.updates % self.config.update.actor_every == 0:
