@@ -208,7 +208,10 @@ class Agent(Policy):
         imagination = Imagination(self, planner.caution, planner.terminal)
         proposals = imagination.proposals(z, planner.search.proposals, planner.search.horizon)
         search = Search(planner.search, self.generator)
-        found = search.find(proposals, lambda plans: imagination.judge(z, plans).total, float(self.release), self._last, self.explore)
+        elites = planner.search.elites
+        found = search.find(
+            proposals, lambda plans: imagination.judge(z, plans, elites).total, float(self.release), self._last, self.explore
+        )
         self._last = found.mean
         self.notes = self._thought(z, torch.stack([proposals[0], found.plan]), found.chosen) | {"iterations": float(found.iterations)}
         return found.plan[:1]

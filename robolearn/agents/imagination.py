@@ -1,7 +1,8 @@
-"""What the agent expects of plans: its world model walked by every head, its critics asked on the way."""
+"""What the agent expects of plans: its world model walked by every head, its critics asked on the way where that can change anything."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,14 @@ from robolearn.worldmodels.imagined import Imagined
 
 if TYPE_CHECKING:
     from robolearn.agents.agent import Agent
+
+
+@dataclass(frozen=True)
+class Path:
+    """Where plans led: the heads' mean latents, from the first on, and the action of the policy in the last."""
+
+    z: Float[Tensor, "N T L"]  # T = H + 1
+    last_action: Float[Tensor, "N A"] | None  # None where the last latent is worth V
 
 
 class Imagination:
@@ -37,48 +46,91 @@ class Imagination:
             z_rows = z_heads[rows % heads, rows]
         return torch.stack(plan, 1)
 
-    def judge(self, z: Float[Tensor, "1 L"], plans: Float[Tensor, "N H A"]) -> Score:
-        agent, model = self.agent, self.model
-        return score(self.imagine(z, plans), agent.config.discount, agent.critic.spread_range, model.spread_median, self.caution)
+    def judge(self, z: Float[Tensor, "1 L"], plans: Float[Tensor, "N H A"], elites: int | None = None) -> Score:
+        """elites: only so many of the best need their exact score; the others may get -inf instead.
+
+        The critics' spread can only lower a score. So plans are asked for theirs from the best on, until nothing that was not asked
+        could still be among the best: the same elites for a fraction of the critics' work.
+        """
+        imagined, path = self._walk(z, plans)
+        plain = self._score(imagined)
+        if not self.caution.critics:
+            return plain
+        q_std = torch.full_like(imagined.q_std, torch.inf)
+        for rows in self._worth_asking(plain.total, len(plans) if elites is None else elites, q_std):
+            q_std[rows] = self._critics_spread(path, plans, rows)
+        return self._score(replace(imagined, q_std=q_std))
 
     def imagine(self, z: Float[Tensor, "1 L"], plans: Float[Tensor, "N H A"]) -> Imagined:
-        """Every head through every plan, from one latent. What the caution does not ask for is not computed."""
+        """Every head through every plan, from one latent, and the critics' spread all along."""
+        imagined, path = self._walk(z, plans)
+        rows = torch.arange(len(plans), device=z.device)
+        return replace(imagined, q_std=self._critics_spread(path, plans, rows)) if self.caution.critics else imagined
+
+    def _score(self, imagined: Imagined) -> Score:
+        agent = self.agent
+        return score(imagined, agent.config.discount, agent.critic.spread_range, self.model.spread_median, self.caution)
+
+    def _worth_asking(self, bound: Float[Tensor, " N"], elites: int, q_std: Float[Tensor, "N T"]):
+        """Blocks of rows, the most promising first, row 0 among them; q_std is filled in between."""
+        order = bound.argsort(descending=True)
+        order = torch.cat([order.new_zeros(1), order[order != 0]])
+        weight, size, asked = self._penalty_per_spread(q_std), max(elites, 1), 0
+        while asked < len(order):
+            if asked:
+                known = bound[order[:asked]] - q_std[order[:asked]] @ weight
+                if asked >= elites and bound[order[asked]] <= known.topk(elites).values[-1]:
+                    return
+            yield order[asked : asked + size]
+            asked += size
+
+    def _penalty_per_spread(self, q_std: Float[Tensor, "N T"]) -> Float[Tensor, " T"]:
+        gamma = self.agent.config.discount ** torch.arange(q_std.shape[1], device=q_std.device)
+        scale = self.agent.critic.spread_range if self.caution.units == "range" else 1.0
+        return self.caution.critics * gamma / scale
+
+    def _walk(self, z: Float[Tensor, "1 L"], plans: Float[Tensor, "N H A"]) -> tuple[Imagined, Path]:
         model, (count, horizon, _) = self.model, plans.shape
         heads = model.config.heads
         z_heads = z.expand(heads, count, -1)
         alive = z.new_ones(heads, count)
-        rewards, alives, q_stds, spreads = [], [], [], []
+        rewards, alives, spreads, means = [], [], [], [z_heads[0]]
         for h in range(horizon):
-            action = plans[:, h].expand(heads, -1, -1)
-            za = torch.cat([z_heads, action], -1)
+            za = torch.cat([z_heads, plans[:, h].expand(heads, -1, -1)], -1)
             reward, ends = model.outcomes(za)
             rewards.append(reward)
             alives.append(alive)
-            if self.caution.critics and not (self.caution.ends_only and h > 0):
-                q_stds.append(self._critic_spread(z_heads.mean(0), plans[:, h]))
-            else:
-                q_stds.append(z.new_zeros(count))
             alive = alive * (1 - ends)
             z_heads = model.squash(model.dynamics(za))
-            spreads.append((z_heads - z_heads.mean(0)).square().mean((0, 2)) if self.doubts else z.new_zeros(count))
-        value, doubt = self._end_value(z_heads)
-        q_stds.append(doubt)
-        return Imagined(torch.stack(rewards, -1), torch.stack(alives, -1), alive * value, torch.stack(q_stds, -1), torch.stack(spreads, -1))
+            mean = z_heads.mean(0) if heads > 1 else z_heads[0]
+            spreads.append((z_heads - mean).square().mean((0, 2)) if self.doubts else z.new_zeros(count))
+            means.append(mean)
+        value, last_action = self._end_value(z_heads)
+        q_std = z.new_zeros(count, horizon + (last_action is not None))
+        imagined = Imagined(torch.stack(rewards, -1), torch.stack(alives, -1), alive * value, q_std, torch.stack(spreads, -1))
+        return imagined, Path(torch.stack(means, 1), last_action)
 
-    def _end_value(self, z: Float[Tensor, "K N L"]) -> tuple[Float[Tensor, "K N"], Float[Tensor, " N"]]:
-        """What the last latents are worth, and the critics' spread there where it is asked for."""
-        agent, none = self.agent, z.new_zeros(z.shape[1])
+    def _end_value(self, z: Float[Tensor, "K N L"]) -> tuple[Float[Tensor, "K N"], Float[Tensor, "N A"] | None]:
+        """What the last latents are worth, and the policy's action in the first head's."""
+        agent = self.agent
         if self.terminal == "v":
             assert agent.value is not None
-            return agent.value(z), none
+            return agent.value(z), None
         flat = z.flatten(0, 1)
         action = agent.actor.sample(agent.told(flat), agent.generator)
-        asked = agent.critic.some(agent.generator)
-        q = agent.critic(flat, action, heads=None if self.caution.critics else asked)
-        some = q if asked is None or not self.caution.critics else q[asked]
-        worth = reduced(some, agent.config.actor.q_reduce, agent.level).unflatten(0, z.shape[:2])
-        spread = q.std(0, correction=0).unflatten(0, z.shape[:2]).mean(0)
-        return worth, spread if self.caution.critics else none
+        q = agent.critic(flat, action, heads=agent.critic.some(agent.generator))
+        return reduced(q, agent.config.actor.q_reduce, agent.level).unflatten(0, z.shape[:2]), action[: z.shape[1]]
 
-    def _critic_spread(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N A"]) -> Float[Tensor, " N"]:
-        return self.agent.critic(z, action).std(0, correction=0)
+    def _critics_spread(self, path: Path, plans: Tensor, rows: Tensor) -> Float[Tensor, "R T"]:
+        """Of some rows: at every step, or at both ends only; in one go."""
+        z, action = path.z[rows], plans[rows]
+        z = z[:, :-1] if path.last_action is None else z
+        action = action if path.last_action is None else torch.cat([action, path.last_action[rows, None]], 1)
+        steps = z.shape[1]
+        if self.caution.ends_only:
+            z, action = z[:, :: max(steps - 1, 1)], action[:, :: max(steps - 1, 1)]
+        spread = self.agent.critic(z, action).std(0, correction=0)
+        if not self.caution.ends_only or steps < 3:
+            return spread
+        middle = spread.new_zeros(len(spread), steps - 2)
+        return torch.cat([spread[:, :1], middle, spread[:, 1:]], 1)

@@ -59,6 +59,6 @@ def score(imagined: Imagined, discount: float, value_range: Tensor, spread_media
     disagreement = gain.std(0) if len(gain) > 1 else torch.zeros_like(gain[0])
     critic_doubt = (gamma * imagined.q_std).sum(-1) / scale
     model_doubt = (gamma[:horizon] * imagined.spread).sum(-1) / spread_median
-    doubt = caution.critics * critic_doubt + caution.dynamics * model_doubt
+    doubt = caution.dynamics * model_doubt + (caution.critics * critic_doubt if caution.critics else 0.0)
     total = gain.mean(0) - caution.heads * disagreement - (doubt - doubt[0] if caution.relative else doubt)
     return Score(total, critic_doubt, model_doubt)

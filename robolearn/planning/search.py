@@ -44,7 +44,8 @@ class SearchConfig:
     warm_start: bool = True
     """gaussian: begins with the last plan, a step further."""
     execute: Literal["best", "elite", "better"] = "elite"
-    """best: the highest score. elite: one of the elites, by weight. better: one of those that beat the policy's own plan, else that."""
+    """best: the highest score. elite: one of the elites, by weight. better: one of the elites that beat the policy's own plan; that,
+    where none does."""
     ramp: int = 0
     """Online decisions until the search is fully released; it begins around the policy's own plans (Newt, Hansen et al. 2025)."""
     deadline_ms: float = 0.0
@@ -133,7 +134,8 @@ class Search:
     def _choose(self, scores: Tensor) -> int:
         if self.config.execute == "best":
             return int(scores.argmax())
-        among = self._elites(scores) if self.config.execute == "elite" else (scores > scores[0]).nonzero()[:, 0]
+        among = self._elites(scores)
+        among = among if self.config.execute == "elite" else among[scores[among] > scores[0]]
         if not len(among):
             return 0
         return int(among[torch.multinomial(self._weights(scores[among]).cpu(), 1, generator=self.generator)])

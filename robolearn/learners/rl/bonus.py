@@ -29,8 +29,9 @@ class Novelty(nn.Module):
 
     def __init__(self, latent: int, width: int = 64, outputs: int = 32):
         super().__init__()
-        self.goal = EnsembleMlp(1, latent, width, outputs).requires_grad_(False)
-        self.guess = EnsembleMlp(1, latent, width, outputs)
+        # Without LayerNorm, which would show both of them a state's direction only, and hide how far away it is.
+        self.goal = EnsembleMlp(1, latent, width, outputs, layer_norm=False).requires_grad_(False)
+        self.guess = EnsembleMlp(1, latent, width, outputs, layer_norm=False)
         self.register_buffer("mean", torch.ones(()))
 
     def errors(self, z: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:

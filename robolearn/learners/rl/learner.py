@@ -112,7 +112,7 @@ class AgentLearner:
 
     def _step(self, name: str, loss: Tensor, parts: list[nn.Module | None]) -> None:
         if not loss.isfinite():
-            raise FloatingPointError(f"{name}: the loss is {float(loss)} at update {self.updates}; lower its learning rate")
+            raise FloatingPointError(f"{name}: the loss is {float(loss.detach())} at update {self.updates}; lower its learning rate")
         optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
