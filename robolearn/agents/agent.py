@@ -25,6 +25,7 @@ from robolearn.planning.caution import Caution, score
 from robolearn.planning.search import Search, SearchConfig
 from robolearn.worldmodels.dynamics import ModelConfig, WorldModel
 
+Keep = Literal["policy", "data", "either"]
 WIDE = 256  # hidden units from which bfloat16 pays
 
 
@@ -237,6 +238,17 @@ class Agent(Policy):
             "novelty": float(apart[1]),
             "policy_novelty": float(apart[0]),
         }
+
+
+def keeping(config: AgentConfig, what: Keep) -> AgentConfig:
+    """The config once it is known what is better (Three Regimes, arXiv 2510.01460). policy: it goes on from itself, without the old rows.
+    data: half of every batch is old. either: as configured."""
+    match what:
+        case "policy":
+            return replace(config, carry=replace(config.carry, policy=True, critic=True, model=True, data=False))
+        case "data":
+            return replace(config, carry=replace(config.carry, data=True), replay=replace(config.replay, mix="balanced", offline=0.5))
+    return config
 
 
 def make_actor(config: Actor, latent: int, action: int) -> ActorNet:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Literal
 
 from hardware import RobotConfig
 from robolearn.agents.agent import AgentConfig
@@ -56,6 +57,10 @@ class Config:
     """agent: updates on `data` before the first online episode."""
     lockstep: bool = False
     """agent: the robot waits until everything is learned from the last episode. Repeatable; without it the actor never waits."""
+    regime: Literal["fixed", "auto"] = "fixed"
+    """agent: auto compares the offline policy's return, on `regime_episodes` flown first, with the data's, and keeps the better one
+    (Three Regimes): the policy without the data, or the data in half of every batch."""
+    regime_episodes: int = 10
     improvement: ImprovementConfig | None = None
     """agent: judge the result on fresh episodes against the frozen ones of the warm-up, and roll back unless it is not worse."""
     threads: int = 1
@@ -143,7 +148,9 @@ def check(config: Config) -> None:
     if config.agent is not None:
         there = [row for row in _AGENT_RANGES if getattr(config.agent, row[0].split(".")[0]) is not None]
         _check_ranges(config.agent, there, "agent.")
-    if config.improvement is not None and config.agent is not None and not config.agent.warmup.frozen:
+    if config.regime == "auto" and not 2 <= config.regime_episodes <= config.episodes:
+        raise UserError(f"regime_episodes: {config.regime_episodes} episodes; valid 2 to episodes = {config.episodes}")
+    if config.improvement is not None and config.agent is not None and not (config.agent.warmup.frozen or config.regime == "auto"):
         raise UserError("improvement: given, but agent.warmup.frozen is 0; the offline policy needs episodes of its own to compare with")
     if not 1 <= config.chunk <= config.search.horizon:
         raise UserError(f"chunk: {config.chunk} actions per plan; valid 1 to search.horizon = {config.search.horizon}")

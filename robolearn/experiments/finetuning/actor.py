@@ -21,10 +21,11 @@ from hardware.types import RobotSpec, Source
 from robolearn.agents.agent import Agent
 from robolearn.core.checkpoint import load_weights_into, save_checkpoint
 from robolearn.core.errors import UserError
-from robolearn.core.files import append_line
+from robolearn.core.files import append_line, write_atomic
 from robolearn.core.run import Run, read_metrics
 from robolearn.data.episode import Episode
 from robolearn.data.store import EpisodeStore
+from robolearn.evaluation.regime import regime
 from robolearn.evaluation.sequential import Improvement, Verdict
 from robolearn.experiments.finetune_config import Config
 from robolearn.experiments.finetuning.channel import Channel
@@ -47,7 +48,7 @@ def run(config: Config, record: Run, store_spec: RobotSpec) -> dict[str, Any]:
     channel, console = Channel(config.out), Console(stderr=True, soft_wrap=True)
     with hardware.open(config.robot) as robot:
         actor = Actor(config, record, agent, channel, robot)
-        with learner_beside(channel) as learner:
+        with actor.online, learner_beside(channel) as learner:
             with record.timed("offline"):
                 channel.wait(lambda said: said.get("episodes", -1) >= 0, learner)
             for row in actor.fly_all(learner):
@@ -87,7 +88,10 @@ class Actor:
         """The log row of each episode that is still to be flown."""
         config = self.config
         while (index := len(self.online)) < config.episodes:
-            if config.lockstep:
+            trying = config.regime == "auto" and index < config.regime_episodes  # the offline policy; nothing is learned meanwhile
+            if config.regime == "auto" and not trying and not self.channel.regime.exists():
+                self._find_regime()
+            if config.lockstep and not trying:
                 with self.record.timed("wait"):
                     self.channel.wait(lambda said, index=index: said["episodes"] >= index, learner)
             self.channel.take(self.agent)
@@ -128,12 +132,23 @@ class Actor:
             "steps": sum(meta["length"] for meta in flown),
         }
 
+    def _find_regime(self) -> None:
+        """The offline policy's returns, on what was flown so far, against the data's."""
+        data = EpisodeStore.open(self.config.data)
+        reward = data.lowdim("reward")
+        returns = [float(reward[int(start) : int(start) + data.length(i)].sum()) for i, start in enumerate(data.starts)]
+        found = regime([meta["return"] for meta in self._flown()], returns)
+        write_atomic(self.channel.regime, json.dumps({"keep": found.regime.name.lower(), "why": found.sentence()}).encode())
+        Console(stderr=True, soft_wrap=True).print(f"regime: {found.sentence()}", highlight=False)
+
     def _flown(self) -> list[dict[str, Any]]:
         return [self.online.meta(index) for index in range(len(self.online))]
 
     def _flight(self) -> str:
         """As FineTuning.flight, from what is in the store."""
         warmup, rows = self.agent.config.warmup, self.online.rows
+        if self.config.regime == "auto" and len(self.online) < self.config.regime_episodes:
+            return "frozen"
         if rows < warmup.random:
             return "random"
         return "frozen" if rows < warmup.random + warmup.frozen else "learning"

@@ -22,6 +22,7 @@ class Channel:
 
     def __init__(self, out: Path):
         self.out, self.online, self.complaint = out, out / "online.zarr", out / "learner.log"
+        self.regime = out / "learner/regime.json"  # what the actor found out to be better, where it was told to
         self.learner = out / "learner"  # a run of its own: config.yaml, metrics.jsonl
         self.weights, self.offline_weights = self.learner / "weights.pt", self.learner / "offline.pt"
         self.state, self.progress = self.learner / "state.pt", self.learner / "progress.json"

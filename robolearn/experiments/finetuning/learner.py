@@ -17,7 +17,7 @@ import torch
 from robolearn.core.checkpoint import load_state, save_checkpoint, save_state
 from robolearn.core.config import load_config
 from robolearn.core.errors import UserError
-from robolearn.core.run import Run
+from robolearn.core.run import Run, read_json
 from robolearn.core.types import Metrics
 from robolearn.data.journal import JOURNAL
 from robolearn.data.replay import Replay
@@ -87,6 +87,11 @@ class LearnerProcess:
         if not bool(agent.online):
             self._calibrate()
             save_checkpoint(self.channel.offline_weights, agent, agent.config, {"updates": self.offline_done})
+            if self.config.regime == "auto":
+                self._publish()  # the actor finds out with these
+                while not self.channel.regime.exists():
+                    time.sleep(POLL_S)
+                self.tuning.settle(read_json(self.channel.regime)["keep"])
             self.tuning.begin_online()
             self._keep()
         self._publish()
@@ -140,6 +145,8 @@ class LearnerProcess:
         try:
             if state["data"] != self.data:
                 raise UserError(f"{path}: began on other episodes: {self.config.data} was changed since; choose another --out")
+            if self.channel.regime.exists():
+                self.tuning.settle(read_json(self.channel.regime)["keep"])
             for index in range(state["episodes"]):
                 if (online := self._look(index)) is None:
                     raise UserError(f"{self.channel.online}: {index} episodes; {path} has learned from {state['episodes']}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hardware.types import Source
-from robolearn.agents.agent import Agent, AgentConfig
+from robolearn.agents.agent import Agent, AgentConfig, Keep, keeping
 from robolearn.core.types import Metrics
 from robolearn.data.episode import Episode
 from robolearn.data.replay import Replay
@@ -40,6 +40,11 @@ class FineTuning:
         """So many updates on the old rows alone."""
         return [self.learner.update(self._draw()) for _ in range(updates)]
 
+    def settle(self, what: Keep) -> None:
+        """Before the online phase: what is better, the policy or the data, and so is kept."""
+        self.config = self.agent.config = keeping(self.config, what)
+        self.mixing.mix = self.config.replay
+
     def begin_online(self) -> None:
         """What is not carried begins anew; what was learned offline becomes the base of a residual critic. Once only."""
         agent, carry = self.agent, self.config.carry
@@ -66,8 +71,8 @@ class FineTuning:
         return "frozen" if self.decisions < warmup.random + warmup.frozen else "learning"
 
     def add(self, episode: Episode, features: np.ndarray | None = None) -> None:
-        """What was flown. A person's rows count as old ones, too, where the config says so."""
-        flight = self.flight
+        """What was flown; its meta may say how (`flight`). A person's rows count as old ones, too, where the config says so."""
+        flight = episode.meta.get("flight", self.flight)
         earns = flight == "learning" or (flight == "random" and self.config.warmup.random_updates)
         self.new.add(episode, features)
         if not bool(self.agent.state_norm.fitted) and self.decisions + len(episode) >= self.config.warmup.random:
