@@ -71,7 +71,7 @@ class GaussianActor(ActorNet):
         return self._moments(z)[0].tanh()
 
     def divergence(self, z: Float[Tensor, "N L"], other: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:
-        """Jeffreys' divergence of what it does in two states, before squashing."""
+        """The mean of both Kullback-Leibler divergences of what it does in two states, before squashing."""
         (m, s), (n, t) = self._moments(z), self._moments(other)
         v, w = (2 * s).exp(), (2 * t).exp()
         return 0.5 * (((v + (m - n) ** 2) / w) + ((w + (m - n) ** 2) / v) - 2).sum(-1) / 2

@@ -97,20 +97,25 @@ class Agent(Policy):
 
     def new_model(self) -> None:
         """The world model, if there is to be one, as at the beginning."""
-        self.model = WorldModel(self.config.model, self.input_dim, self.spec.action.dim) if self.config.model else None
+        self.model = WorldModel(self.config.model, self.input_dim, self.spec.action.dim).to(self.device) if self.config.model else None
 
     def new_critic(self) -> None:
         """Q and V as at the beginning."""
         config = self.config.critic
-        self.critic = QHeads(config, self.latent, self.spec.action.dim)
-        self.value = Value(self.latent, config.width, config.layer_norm) if self._has_value else None
+        self.critic = QHeads(config, self.latent, self.spec.action.dim).to(self.device)
+        self.value = Value(self.latent, config.width, config.layer_norm).to(self.device) if self._has_value else None
 
     def new_actor(self) -> None:
         """The actor as at the beginning."""
         config, action = self.config.actor, self.spec.action.dim
-        self.beta = BetaPicker(config.betas, self.latent, config.width) if config.betas else None
-        self.actor = make_actor(config, self.latent + (self.beta.told if self.beta else 0), action)
-        self.log_temperature = torch.nn.Parameter(torch.tensor(config.temperature).log(), requires_grad=not config.fixed_temperature)
+        self.beta = BetaPicker(config.betas, self.latent, config.width).to(self.device) if config.betas else None
+        self.actor = make_actor(config, self.latent + (self.beta.told if self.beta else 0), action).to(self.device)
+        began = torch.tensor(config.temperature, device=self.device).log()
+        self.log_temperature = torch.nn.Parameter(began, requires_grad=not config.fixed_temperature)
+
+    @property
+    def device(self) -> torch.device:
+        return self.release.device
 
     @property
     def _has_value(self) -> bool:
@@ -134,7 +139,7 @@ class Agent(Policy):
         config = self.config
         widest = max(config.critic.width, config.actor.width, config.model.width if config.model else 0)
         narrow = config.update.precision == "auto" and widest < WIDE
-        return autocast(self.release.device, "float32" if narrow else config.update.precision)
+        return autocast(self.device, "float32" if narrow else config.update.precision)
 
     def seed(self, seed: int) -> None:
         self.generator.manual_seed(seed)

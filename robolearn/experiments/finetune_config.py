@@ -148,8 +148,8 @@ def check(config: Config) -> None:
     if config.agent is not None:
         there = [row for row in _AGENT_RANGES if getattr(config.agent, row[0].split(".")[0]) is not None]
         _check_ranges(config.agent, there, "agent.")
-    if config.regime == "auto" and not 2 <= config.regime_episodes <= config.episodes:
-        raise UserError(f"regime_episodes: {config.regime_episodes} episodes; valid 2 to episodes = {config.episodes}")
+    if config.regime == "auto" and not 2 <= config.regime_episodes < config.episodes:
+        raise UserError(f"regime_episodes: {config.regime_episodes} episodes; valid 2 to one less than episodes = {config.episodes}")
     if config.improvement is not None and config.agent is not None and not (config.agent.warmup.frozen or config.regime == "auto"):
         raise UserError("improvement: given, but agent.warmup.frozen is 0; the offline policy needs episodes of its own to compare with")
     if not 1 <= config.chunk <= config.search.horizon:

@@ -94,7 +94,8 @@ class Search:
                 candidates = torch.cat([proposals, candidates[kept], sampled])
             else:
                 sampled = (mean + std * self._noise(config.samples, mean)).clamp(-1, 1)
-                candidates = torch.cat([proposals, sampled])
+                best = candidates[kept[: min(done, 1)]]  # so far: it is not lost; at first it is one of the proposals
+                candidates = torch.cat([proposals, best, sampled])
             scores = judge(candidates)
             kept = self._elites(scores)
             weight = self._weights(scores[kept])[:, None, None]

@@ -96,6 +96,8 @@ class Actor:
                     self.channel.wait(lambda said, index=index: said["episodes"] >= index, learner)
             self.channel.take(self.agent)
             flight = self._flight()
+            if flight == "learning" and config.improvement is not None:
+                self._offline_record()  # now, not when everything is flown
             self.agent.explore = flight == "learning"
             with self.record.timed("fly"):
                 episode = self._fly(index, flight, config.seed + index, np.random.default_rng([config.seed, index]))
@@ -108,7 +110,7 @@ class Actor:
         policy's). Goes on with those that were judged before a crash. UserError: there is no such record."""
         config = self.config
         assert config.improvement is not None
-        record = [meta["success"] for meta in self._flown() if meta["flight"] == "frozen"]
+        record = self._offline_record()
         test = Improvement(config.improvement, sum(record), len(record))
         for row in self._logged("judged"):
             test.add(row["success"])
@@ -140,6 +142,16 @@ class Actor:
         found = regime([meta["return"] for meta in self._flown()], returns)
         write_atomic(self.channel.regime, json.dumps({"keep": found.regime.name.lower(), "why": found.sentence()}).encode())
         Console(stderr=True, soft_wrap=True).print(f"regime: {found.sentence()}", highlight=False)
+
+    def _offline_record(self) -> list[bool]:
+        """Whether the offline policy succeeded, episode by episode."""
+        if record := [meta["success"] for meta in self._flown() if meta["flight"] == "frozen"]:
+            return record
+        warmup = self.agent.config.warmup
+        raise UserError(
+            f"improvement: no episode of the offline policy was flown: agent.warmup.random: {warmup.random} and frozen: {warmup.frozen} "
+            "decisions ended within one episode, or episodes ended first; give more of either"
+        )
 
     def _flown(self) -> list[dict[str, Any]]:
         return [self.online.meta(index) for index in range(len(self.online))]

@@ -121,7 +121,7 @@ class FineTuning:
         self._slow = None  # there is no way back to the weights of before
 
     def _draw(self):
-        return self.mixing.draw(self.config.update.batch, self.learner.rows)
+        return self.mixing.draw(self.config.update.batch, self.learner.rows).to(self.agent.device)
 
     def state_dict(self) -> dict[str, Any]:
         """All but the rows, which the stores hold: plain data and tensors."""

@@ -36,6 +36,8 @@ class AgentLearner:
         self.novelty = Novelty(agent.latent) if config.reward.bonus == "novelty" else None
         self.classifier = SuccessClassifier(agent.latent, action) if config.reward.source == "classifier" else None
         self.ratio = DynamicsRatio(agent.latent, action) if config.replay.ratio else None
+        for part in self._extras.values():
+            part.to(agent.device)
         self.actor_loss = ActorLoss(agent, generator, self.density)
         self.new_optimizers()
 
