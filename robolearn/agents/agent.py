@@ -94,6 +94,7 @@ class Agent(Policy):
         self.new_actor()
         self.own = torch.zeros(1, self.spec.action.dim)  # what the policy alone would have done last, physical units
         self._last: Tensor | None = None  # the planner's warm start
+        self._before: tuple[Tensor, Tensor] | None = None  # the latent and the action of the last decision
 
     def new_model(self) -> None:
         """The world model, if there is to be one, as at the beginning."""
@@ -146,7 +147,12 @@ class Agent(Policy):
 
     def reset(self) -> None:
         """A new episode: the last one's plan is no start."""
-        self._last = None
+        self._last = self._before = None
+
+    def executed(self, action: Float[Tensor, " A"]) -> None:
+        """What became of the last action on its way to the motors, physical units: what follows is judged by that."""
+        if self._before is not None:
+            self._before = (self._before[0], self.action_norm.normalize(action.to(self.device))[None])
 
     # What it sees --------------------------------------------------------------------------------------------------------
 
@@ -219,11 +225,23 @@ class Agent(Policy):
             proposals, lambda plans: imagination.judge(z, plans, elites).total, float(self.release), self._last, self.explore
         )
         self._last = found.mean
-        self.notes = self._thought(z, torch.stack([proposals[0], found.plan]), found.chosen) | {"iterations": float(found.iterations)}
+        surprise = self._surprise(z)
+        self._before = (z, found.plan[:1])
+        self.notes = self._thought(z, torch.stack([proposals[0], found.plan]), found.chosen, surprise)
+        self.notes["iterations"] = float(found.iterations)
         return found.plan[:1]
 
-    def _thought(self, z: Float[Tensor, "1 L"], plans: Float[Tensor, "2 H A"], chosen: int) -> dict[str, float]:
-        """What there is to log about the policy's own plan and the one that is flown; every doubt is asked for, whatever the caution."""
+    def _surprise(self, z: Float[Tensor, "1 L"]) -> float:
+        """How far what is seen lies from what the heads expected of the last action, over the median of held-out rows; 0 at first."""
+        if self._before is None or self.model is None:
+            return 0.0
+        return float(self.model.error(*self._before, z) / self.model.error_median)
+
+    def _thought(self, z: Float[Tensor, "1 L"], plans: Float[Tensor, "2 H A"], chosen: int, surprise: float) -> dict[str, float]:
+        """What there is to log about the policy's own plan and the one that is flown; every doubt is asked for, whatever the caution.
+
+        novelty: the heads' spread about the first action, or the surprise at what the last one did where that is more; both in medians.
+        """
         planner = self.config.planner
         assert planner is not None
         imagination = Imagination(self, replace(planner.caution, critics=1.0, dynamics=1.0), planner.terminal)
@@ -240,8 +258,9 @@ class Agent(Policy):
             "critic_doubt": float(said.critic_doubt[1]) / steps,
             "gain": float(said.total[1] - said.total[0]),
             "own_plan": float(chosen == 0),
-            "novelty": float(apart[1]),
-            "policy_novelty": float(apart[0]),
+            "surprise": surprise,
+            "novelty": max(float(apart[1]), surprise),
+            "policy_novelty": max(float(apart[0]), surprise),
         }
 
 

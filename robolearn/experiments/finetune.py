@@ -23,6 +23,7 @@ from hardware.testing import LimitProbe
 from hardware.types import RobotSpec, Source
 from robolearn.core.checkpoint import load_policy, load_state, save_checkpoint, save_state
 from robolearn.core.errors import UserError
+from robolearn.core.files import require_outside
 from robolearn.core.run import Run, read_metrics
 from robolearn.core.types import Batch, concat
 from robolearn.data.store import EpisodeStore
@@ -85,6 +86,7 @@ def run(config: Config) -> dict:
         console.print(f"{config.out}: already fine-tuned; {_sentence(result)}", highlight=False)
         return result
     check(config)
+    require_outside(config.out, config.data)
     torch.set_num_threads(config.threads)
     robot_spec = hardware.spec_of(config.robot)
     if config.agent is not None:

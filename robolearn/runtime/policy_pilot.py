@@ -101,6 +101,9 @@ class PolicyPilot:
         if self._past is not None:
             self._past.took(executed)
             self._past.earned(reward)
+        hear: Callable[[torch.Tensor], None] | None = getattr(self.policy, "executed", None)  # a planner that checks its model
+        if hear is not None:
+            hear(torch.from_numpy(np.asarray(executed, np.float32)))
 
     def _plan(self, decided: np.ndarray) -> np.ndarray:
         obs = observation_window(list(self._history), self.policy.spec, self.policy.history)

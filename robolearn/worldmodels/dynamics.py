@@ -63,6 +63,7 @@ class WorldModel(nn.Module):
     """inputs -> latent; latent, action -> next latents of K heads, reward, end."""
 
     spread_median: Tensor
+    error_median: Tensor
 
     def __init__(self, config: ModelConfig, inputs: int, action: int):
         super().__init__()
@@ -75,7 +76,9 @@ class WorldModel(nn.Module):
         # What a step earns and, as the last number, whether it ends the episode: one trunk is a network less to ask in every plan.
         self.outcome = EnsembleMlp(1, latent + action, width, (self.twohot.count if self.twohot else 1) + 1, zero_last=True)
         self.norm = nn.LayerNorm(latent) if config.squash == "sigmoid" else None
-        self.register_buffer("spread_median", torch.ones(()))  # how far the heads differ where they should agree: on held-out data
+        # On held-out data, where it should know: how far the heads differ, and how far they are off.
+        self.register_buffer("spread_median", torch.ones(()))
+        self.register_buffer("error_median", torch.ones(()))
 
     def squash(self, x: Float[Tensor, "*N L"]) -> Float[Tensor, "*N L"]:
         if self.norm is not None:
@@ -153,6 +156,13 @@ class WorldModel(nn.Module):
         if self.target_encoder is not None:
             for target, online in zip(self.target_encoder.parameters(), self.encoder.parameters(), strict=True):
                 target.lerp_(online, self.config.target_encoder)
+
+    @torch.no_grad()
+    def error(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N A"], after: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:
+        """Squared distance of the heads' mean from the latent that followed, mean over units."""
+        heads = self.config.heads
+        expected = self.step(z.expand(heads, -1, -1), action.expand(heads, -1, -1)).mean(0)
+        return (expected - after).square().mean(-1)
 
     @torch.no_grad()
     def spread(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N A"]) -> Float[Tensor, " N"]:

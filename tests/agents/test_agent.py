@@ -260,3 +260,22 @@ def test_wide_nets_alone_are_halved_where_the_processor_likes_it(monkeypatch):
     monkeypatch.setattr("robolearn.models.precision.has_bfloat16", lambda device: True)
     halved = lambda width: agent(critic={"width": width}).precision._enabled  # noqa: E731
     assert halved(256) and not halved(255)
+
+
+def test_a_world_that_does_not_do_what_was_expected_surprises():
+    of = agent("ours")
+    of.explore = False
+    seen = look(1)
+    of.act(seen)
+    assert of.notes["surprise"] == 0  # nothing was expected yet
+    assert of._before is not None and of.model is not None
+    z, action = of._before
+    expected = of.model.error(z, action, z)
+    of.act(seen)  # nothing moved
+    torch.testing.assert_close(torch.tensor(of.notes["surprise"]), expected[0] / of.model.error_median)
+    assert of.notes["novelty"] >= of.notes["surprise"]
+    of.executed(of.action_norm.unnormalize(torch.zeros(of.spec.action.dim)))
+    assert torch.equal(of._before[1], torch.zeros(1, of.spec.action.dim))  # what was executed counts, not what was asked for
+    of.reset()
+    of.act(seen)
+    assert of.notes["surprise"] == 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -109,7 +110,9 @@ class VideoWriter:
         for image in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame.pts = self.frames
-            self._container.mux(self._stream.encode(frame))
+            with _same_scheduling() if self.frames == 0 else nullcontext():  # the encoder starts with the first frame
+                packets = self._stream.encode(frame)
+            self._container.mux(packets)
             self.frames += 1
 
     def close(self) -> None:
@@ -123,6 +126,25 @@ class VideoWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+@contextmanager
+def _same_scheduling() -> Iterator[None]:
+    """SVT-AV1 makes root's calling thread, and all its own, real-time ones of the highest priority: whoever else wants a core, the loop of
+    a robot among them, would starve. Threads keep the policy they had; new ones take the caller's."""
+    before = {task: (os.sched_getscheduler(task), os.sched_getparam(task)) for task in _threads()}
+    own = before.get(threading.get_native_id(), (os.sched_getscheduler(0), os.sched_getparam(0)))
+    yield
+    for task in _threads():
+        policy, priority = before.get(task, own)
+        with suppress(ProcessLookupError, PermissionError):
+            if os.sched_getscheduler(task) != policy:
+                os.sched_setscheduler(task, policy, priority)
+
+
+def _threads() -> list[int]:
+    tasks = Path("/proc/self/task")
+    return [int(task.name) for task in tasks.iterdir()] if tasks.exists() else []
 
 
 @contextmanager

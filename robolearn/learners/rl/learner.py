@@ -104,12 +104,14 @@ class AgentLearner:
 
     @torch.no_grad()
     def calibrate(self, held_out: Replay) -> float:
-        """Set the model's `spread_median` from held-out rows: how far the heads differ where they should agree."""
+        """Set the model's medians from held-out rows: how far the heads differ where they should agree, and how far they are off."""
         agent = self.agent
         assert agent.model is not None
         known = sequences(held_out.read(np.arange(len(held_out)), 1), agent, 1, self.config.reward)
-        spread = agent.model.spread(agent.encode(known.inputs[:, 0]), known.action[:, 0])
+        z, after = agent.encode(known.inputs).unbind(1)
+        spread, error = agent.model.spread(z, known.action[:, 0]), agent.model.error(z, known.action[:, 0], after)
         agent.model.spread_median.copy_(spread.median().clamp(min=1e-12))
+        agent.model.error_median.copy_(error[known.followed[:, 0]].median().clamp(min=1e-12))
         return float(agent.model.spread_median)
 
     def _step(self, name: str, loss: Tensor, parts: list[nn.Module | None]) -> None:

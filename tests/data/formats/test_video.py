@@ -181,3 +181,13 @@ def test_frames_that_do_not_fit_are_refused(tmp_path):
         with pytest.raises(ValueError, match=r"frames are uint8 \(1, 8, 8, 3\); expected uint8 \(N, 32, 160, 3\)"):
             video.add(np.zeros((1, 8, 8, 3), np.uint8))
         video.add(numbered([1]))
+
+
+def test_an_encoder_leaves_the_priority_of_every_thread_alone(tmp_path):
+    """SVT-AV1 run by root takes the highest real-time priority for its caller: one test of an export starved a whole machine."""
+    policies = lambda: {os.sched_getscheduler(int(task)) for task in os.listdir("/proc/self/task")}  # noqa: E731
+    before = policies()
+    with VideoWriter(tmp_path / "video.mp4", (64, 64), 10.0) as writer:
+        writer.add(np.zeros((3, 64, 64, 3), np.uint8))
+        assert policies() == before
+    assert policies() == before
