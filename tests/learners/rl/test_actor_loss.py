@@ -64,7 +64,7 @@ def test_the_advantage_may_be_of_what_was_earned_or_over_the_policys_own_action(
 
 
 def test_in_standard_deviations_the_rewards_unit_does_not_matter():
-    made = rated("ours", 0.0, 0.0, actor={"weight_max": 1e3})
+    made = rated("ours", 0.0, 0.0, actor={"weight_max": 1e3, "beta": 0.5})
     one = weights(made)
     torch.testing.assert_close(weights(made, earned=50 * torch.linspace(-1, 1, N)), one)
     scaled = torch.linspace(-1, 1, N) / torch.linspace(-1, 1, N).std(correction=0)
