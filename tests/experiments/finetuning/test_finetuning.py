@@ -109,6 +109,7 @@ def equal_runs(config, straight):
     assert steps == wanted
 
 
+@pytest.mark.slow
 def test_it_flies_learns_and_leaves_a_planner_that_flies_elsewhere(straight):
     config, result = straight
     assert logged(config) == [0, 1, 2, 3] and result["episodes"] == 4 and result["violations_at_the_actuator"] == {}
