@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robolearn.models.ensemble import EnsembleMlp
+from robolearn.models.waves import waves
 
 LOG_STD = (-5.0, 1.0)  # of the Gaussian before it is squashed
 
 
 class ActorNet(nn.Module):
-    """`sample` for flying and for targets, `learn` with gradients, `errors` of imitating; all with `noise` from a generator.
-
-    told: numbers beside the latent (the beta of FamO2O), 0 for most.
-    """
+    """`sample` for flying and for targets, `learn` with gradients, `errors` of imitating; all with `noise` from a generator."""
 
     @abstractmethod
     def learn(
@@ -125,8 +123,7 @@ class DiffusionActor(ActorNet):
         self.schedule = DDIMScheduler(self.STEPS, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=True)
 
     def _clean(self, noisy: Tensor, z: Tensor, step: Tensor) -> Tensor:
-        angle = step[:, None] / self.STEPS * math.pi * 2 ** torch.arange(self.WAVES, device=z.device)
-        return self.net.all(torch.cat([z, noisy, angle.sin(), angle.cos()], -1))[0]
+        return self.net.all(torch.cat([z, noisy, waves(step / self.STEPS, self.WAVES)], -1))[0]
 
     def _noised(self, action: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         step = torch.randint(self.STEPS, (len(action),), generator=generator).to(action.device)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from robolearn.models.ensemble import EnsembleMlp
+from robolearn.models.waves import waves
 
 
 class BetaPicker(nn.Module):
@@ -32,5 +31,4 @@ class BetaPicker(nn.Module):
     def beside(self, z: Float[Tensor, "N L"], beta: Float[Tensor, " N"]) -> Float[Tensor, "N D"]:
         """The latent and the beta as sines and cosines."""
         share = (beta - self.low) / (self.high - self.low)
-        angle = share[:, None] * math.pi * 2 ** torch.arange(self.WAVES, device=z.device)
-        return torch.cat([z, angle.sin(), angle.cos()], -1)
+        return torch.cat([z, waves(share, self.WAVES)], -1)

@@ -13,6 +13,12 @@ from robolearn.models.precision import Precision
 
 Phased = tuple[float, float]  # offline, online
 Reduce = Literal["min", "mean", "lcb", "pair_min", "quantile"]
+Flight = Literal["random", "frozen", "learning"]  # how an online episode is flown
+
+
+def phased(pair: Phased, phase: float) -> float:
+    """phase: 0 offline, 1 online."""
+    return pair[0] + phase * (pair[1] - pair[0])
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,12 @@ class Warmup:
     critic_updates: int = 0
     """Updates of the critic alone that follow, the policy still frozen."""
 
+    def flight(self, decisions: int) -> Flight:
+        """How the episode after so many online decisions is flown."""
+        if decisions < self.random:
+            return "random"
+        return "frozen" if decisions < self.random + self.frozen else "learning"
+
 
 @dataclass(frozen=True)
 class Critic:
@@ -84,7 +96,7 @@ class Critic:
     pessimism: Literal["none", "cql", "cal", "ood", "gap"] = "none"
     """cql: pushes down what the policy would do, up what the data did. cal: no lower than the return that was really seen.
     ood: unseen actions are worth their heads' mean minus their spread. gap: cql where rows are unlikely under the present dynamics
-(replay.ratio)."""
+    (replay.ratio)."""
     weight: Phased = (0.0, 0.0)
     """Of pessimism."""
     samples: int = 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import combinations
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robolearn.agents.axes import Critic, Reduce
+from robolearn.models.ema import follow, slow_copy
 from robolearn.models.ensemble import EnsembleMlp
 from robolearn.models.twohot import TwoHot
 
@@ -33,8 +33,8 @@ class QHeads(nn.Module):
             config.heads, latent + action, config.width, outputs, zero_last=self.twohot is not None, layer_norm=config.layer_norm
         )
         self.online = make()
-        self.target = copy.deepcopy(self.online).requires_grad_(False)
-        self.base = copy.deepcopy(self.online).requires_grad_(False) if config.residual else None
+        self.target = slow_copy(self.online)
+        self.base = slow_copy(self.online) if config.residual else None
         self.register_buffer("based", torch.zeros((), dtype=torch.bool))  # the base counts: online, after `rebase`
         self.register_buffer("spread_range", torch.ones(()))  # 5 to 95 percentile range of Q: what makes penalties dimensionless
 
@@ -83,11 +83,9 @@ class QHeads(nn.Module):
                 parameter.zero_()
         self.based.fill_(True)
 
-    @torch.no_grad()
     def follow(self) -> None:
         """The target moves towards the online heads."""
-        for target, online in zip(self.target.parameters(), self.online.parameters(), strict=True):
-            target.lerp_(online, self.config.tau)
+        follow(self.target, self.online, self.config.tau)
 
     @torch.no_grad()
     def track(self, values: Float[Tensor, "*N"], rate: float) -> None:
@@ -120,8 +118,3 @@ def reduced(q: Float[Tensor, "M ..."], how: Reduce, level: float = 1.0) -> Float
             return q.quantile(level, dim=0)
     first, second = (torch.tensor(side, device=q.device) for side in zip(*combinations(range(len(q)), 2), strict=True))
     return torch.minimum(q[first], q[second]).mean(0)  # pair_min
-
-
-def expectile_loss(error: Tensor, tau: float) -> Tensor:
-    """|tau - 1[error < 0]| * error^2."""
-    return torch.where(error < 0, 1 - tau, tau) * error.square()

@@ -1,4 +1,4 @@
-"""Configs: YAML text <-> frozen dataclasses, typed by their annotations. No interpolation, no inheritance of files.
+"""Configs: YAML text <-> frozen dataclasses, typed by their annotations. No interpolation; no inheritance of files but presets.
 
 A mapping may hold `type: module:Class`, which picks the dataclass it builds; only modules of this project are imported. A bare name
 is a module beside the class that is asked for: `type: act` where a robolearn.policies.chunk:ChunkConfig is expected is the dataclass

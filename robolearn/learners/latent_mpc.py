@@ -14,8 +14,10 @@ from torch import Tensor
 
 from robolearn.core.types import Batch, Metrics, Obs
 from robolearn.learners.imitation import Imitation
+from robolearn.models.expectile_value import expectile_loss
+from robolearn.models.returns import lambda_returns
 from robolearn.models.weighted import weighted_mean
-from robolearn.worldmodels.latent import LatentWorldModel, bernoulli_loss, expectile_loss
+from robolearn.worldmodels.latent import LatentWorldModel, bernoulli_loss
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,7 @@ class LatentMpc:
     def returns(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Lambda-returns of the rows as they were, V of each row, and where a return is known; (B, H) each.
 
-        G_t = r_t + gamma ((1 - lambda) V_t+1 + lambda G_t+1), nothing after a terminal row, V alone before a row that was cut
-        off. In-sample: no action is ever replaced by one that nobody took. With a few hundred rows to learn from, real
+        In-sample: no action is ever replaced by one that nobody took. With a few hundred rows to learn from, real
         rewards carry much further than a value that has to creep back one step per update (FOWM uses one step).
         """
         config, model = self.config, self.model
@@ -115,13 +116,7 @@ class LatentMpc:
         latents = model.encode_sequence(_sequence(batch, model.history, steps))
         value = model.value.all(latents.flatten(0, 1))[0, :, 0].unflatten(0, latents.shape[:2])
         grounded = real & (followed | terminal)  # after a cut-off row nothing was seen, so its return is not known
-        returns = torch.zeros_like(reward)
-        for t in reversed(range(steps)):
-            ahead = value[:, t + 1]
-            if t + 1 < steps:
-                ahead = torch.where(grounded[:, t + 1], torch.lerp(ahead, returns[:, t + 1], config.trace), ahead)
-            returns[:, t] = reward[:, t] + config.discount * ahead * ~terminal[:, t]
-        return returns, value[:, :-1], grounded
+        return lambda_returns(reward, terminal, grounded, value[:, 1:], config.discount, config.trace), value[:, :-1], grounded
 
     def advantage(self, batch: Batch) -> Tensor:
         """(B,) what followed, as a return, minus V; 0 where nothing is known to have followed."""

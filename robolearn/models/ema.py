@@ -1,11 +1,26 @@
-"""Exponential moving average of a module's weights: the copy that is evaluated."""
+"""Exponential moving averages of a module's weights: the copy that is evaluated, and slow copies that targets come from."""
 
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def slow_copy(module: M) -> M:
+    """The same weights, which only `follow` moves."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(slow: nn.Module, fast: nn.Module, rate: float) -> None:
+    """slow <- (1 - rate) * slow + rate * fast. Running statistics are the slow one's own."""
+    for target, source in zip(slow.parameters(), fast.parameters(), strict=True):
+        target.lerp_(source, rate)
 
 
 def ema(module: nn.Module, power: float = 0.75, max_decay: float = 0.9999) -> Average:

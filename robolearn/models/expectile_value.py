@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from robolearn.models.ema import follow, slow_copy
 from robolearn.models.mlp import mlp
 
 
@@ -25,7 +25,7 @@ class ExpectileValue(nn.Module):
         super().__init__()
         self.discount, self.expectile, self.target_rate = discount, expectile, target_rate
         self.net = mlp([dim, *hidden, 1])
-        self.target = copy.deepcopy(self.net).requires_grad_(False)
+        self.target = slow_copy(self.net)
         self.register_buffer("scale", torch.zeros(()))  # the largest reward seen
 
     def forward(self, row: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
@@ -40,8 +40,7 @@ class ExpectileValue(nn.Module):
     def follow(self, reward: Float[Tensor, "B H"]) -> None:
         """Once per update: the target moves towards the value, and larger rewards are noted."""
         self.scale.copy_(torch.maximum(self.scale, reward.abs().amax()))
-        for target, online in zip(self.target.parameters(), self.net.parameters(), strict=True):
-            target.lerp_(online, self.target_rate)
+        follow(self.target, self.net, self.target_rate)
 
     def errors(
         self,
@@ -64,4 +63,9 @@ class ExpectileValue(nn.Module):
         with torch.no_grad():
             after = torch.where(steps == horizon, self._later(rows[:, -1]).float().squeeze(-1), stayed)
         error = earned + powers[(steps + 1).clamp(max=horizon)] * after - self(rows[:, 0])
-        return torch.where(error < 0, 1 - self.expectile, self.expectile) * error.square()
+        return expectile_loss(error, self.expectile)
+
+
+def expectile_loss(error: Tensor, tau: float) -> Tensor:
+    """|tau - 1[error < 0]| * error^2 (Kostrikov et al. 2022, IQL, equation 5)."""
+    return torch.where(error < 0, 1 - tau, tau) * error.square()

@@ -1,4 +1,4 @@
-"""Rewards still to come, as a network likes them, and what the data knows about them."""
+"""Rewards still to come: lambda-returns; as a network likes them, and what the data knows about them."""
 
 from __future__ import annotations
 
@@ -34,3 +34,25 @@ class Returns(nn.Module):
     def normalize(self, to_go: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """Into [-1, 1], as far as the data goes."""
         return to_go / torch.where(self.scale > 0, self.scale, torch.ones_like(self.scale))
+
+
+def lambda_returns(
+    reward: Float[Tensor, "B T"],
+    terminal: Bool[Tensor, "B T"],
+    grounded: Bool[Tensor, "B T"],
+    ahead: Float[Tensor, "B T"],
+    discount: float,
+    trace: float,
+) -> Float[Tensor, "B T"]:
+    """Returns of rows as they were; ahead: what the observation after each action is worth; grounded: what came of the action is known.
+
+    G_t = r_t + gamma ((1 - lambda) W_t + lambda G_t+1), nothing after a terminal row, W_t alone where the next row's return is not
+    known. With some hundred rows, real rewards carry further than a value that creeps back one step per update.
+    """
+    returns, steps = torch.zeros_like(reward), reward.shape[1]
+    for t in reversed(range(steps)):
+        after = ahead[:, t]
+        if trace and t + 1 < steps:
+            after = torch.where(grounded[:, t + 1], torch.lerp(after, returns[:, t + 1], trace), after)
+        returns[:, t] = reward[:, t] + discount * after * ~terminal[:, t]
+    return returns

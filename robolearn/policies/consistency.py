@@ -4,7 +4,6 @@ to the clean chunk at once, as Consistency Policy does for robots (Prasad et al.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from hardware.types import RobotSpec
 from robolearn.core.checkpoint import load_policy
 from robolearn.core.errors import UserError, require_at_least
+from robolearn.models.ema import follow, slow_copy
 from robolearn.policies._denoising import DenoisingConfig, DenoisingPolicy, Predict, of_the_rest
 
 SOFT = 0.1  # where the pseudo-Huber error (Song & Dhariwal, ICLR 2024, section 3.3) turns from squared to plain distance
@@ -61,7 +61,7 @@ class ConsistencyPolicy(DenoisingPolicy):
             raise UserError(f"policy.target_decay: {config.target_decay}; expected 0 to below 1")
         self.requires_grad_(False)  # what the student sees with is the teacher's, so that both see the same
         self.net.requires_grad_(True)
-        self.target = copy.deepcopy(self.net).requires_grad_(False)
+        self.target = slow_copy(self.net)
         self.register_buffer("rungs", torch.zeros(config.rungs + 1, 5))  # the teacher's ladder; acting takes nothing else of it
         self.noises = config.sample_steps
         self._places = [config.rungs * jump // config.sample_steps for jump in range(config.sample_steps)]
@@ -124,8 +124,7 @@ class ConsistencyPolicy(DenoisingPolicy):
 
     @torch.no_grad()
     def _follow(self) -> None:
-        for average, weight in zip(self.target.parameters(), self.net.parameters(), strict=True):
-            average.lerp_(weight, 1 - self.config.target_decay)
+        follow(self.target, self.net, 1 - self.config.target_decay)
 
     @property
     def times(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride] the teacher's

@@ -6,7 +6,6 @@ What latents are worth is the critic's business.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robolearn.core.errors import UserError
+from robolearn.models.ema import follow, slow_copy
 from robolearn.models.ensemble import EnsembleMlp
 from robolearn.models.twohot import TwoHot
 from robolearn.models.weighted import weighted_mean
@@ -70,7 +70,7 @@ class WorldModel(nn.Module):
         self.config = config
         latent, width = config.latent, config.width
         self.encoder = EnsembleMlp(1, inputs, config.encoder_width, latent)
-        self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False) if config.target_encoder else None
+        self.target_encoder = slow_copy(self.encoder) if config.target_encoder else None
         self.twohot = TwoHot.upto(config.bound) if config.rewards == "two_hot" else None
         self.dynamics = EnsembleMlp(config.heads, latent + action, width, latent)
         # What a step earns and, as the last number, whether it ends the episode: one trunk is a network less to ask in every plan.
@@ -154,8 +154,7 @@ class WorldModel(nn.Module):
     def follow(self) -> None:
         """The target encoder moves towards the encoder."""
         if self.target_encoder is not None:
-            for target, online in zip(self.target_encoder.parameters(), self.encoder.parameters(), strict=True):
-                target.lerp_(online, self.config.target_encoder)
+            follow(self.target_encoder, self.encoder, self.config.target_encoder)
 
     @torch.no_grad()
     def error(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N A"], after: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:

@@ -6,7 +6,6 @@ after FOWM (Feng et al. 2023, section 3): expectile V, in-sample targets, no act
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from hardware.types import RobotSpec
 from robolearn.core.types import Obs
+from robolearn.models.ema import follow, slow_copy
 from robolearn.models.ensemble import EnsembleMlp
 from robolearn.models.normalizer import Normalizer
 from robolearn.models.twohot import TwoHot
@@ -59,7 +59,7 @@ class LatentWorldModel(nn.Module):
         self.ends = EnsembleMlp(1, latent + action, width, 1, zero_last=True)
         self.critics = EnsembleMlp(config.critics, latent + action, width, self.twohot.count, zero_last=True)
         self.value = EnsembleMlp(1, latent, width, 1, zero_last=True)
-        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.target_critics = slow_copy(self.critics)
         # What makes the planner's penalty dimensionless: the range of values, and how far heads differ on held-out data.
         self.register_buffer("value_range", torch.ones(()))
         self.register_buffer("spread_median", torch.ones(()))
@@ -104,10 +104,8 @@ class LatentWorldModel(nn.Module):
         value = alive * self.value.all(z_k.flatten(0, 1))[0, :, 0].unflatten(0, (heads, count))
         return Imagined(torch.stack(rewards, -1), torch.stack(alives, -1), value, torch.stack(q_stds, -1), torch.stack(spreads, -1))
 
-    @torch.no_grad()
     def update_target(self) -> None:
-        for target, online in zip(self.target_critics.parameters(), self.critics.parameters(), strict=True):
-            target.lerp_(online, self.config.target_rate)
+        follow(self.target_critics, self.critics, self.config.target_rate)
 
     @torch.no_grad()
     def min_target(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N A"], generator: torch.Generator) -> Float[Tensor, " N"]:
@@ -115,11 +113,6 @@ class LatentWorldModel(nn.Module):
         pick = torch.randperm(self.config.critics, generator=generator)[:2]
         q = self.twohot.decode(self.target_critics.all(torch.cat([z, action], -1)))
         return q[pick.to(z.device)].min(0).values
-
-
-def expectile_loss(error: Tensor, tau: float) -> Tensor:
-    """|tau - 1[error < 0]| * error^2 (Kostrikov et al. 2022, IQL, equation 5)."""
-    return torch.where(error < 0, 1 - tau, tau) * error.square()
 
 
 def bernoulli_loss(logit: Tensor, happened: Tensor) -> Tensor:

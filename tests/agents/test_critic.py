@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from robolearn.agents.axes import Critic
-from robolearn.agents.critic import QHeads, Value, expectile_loss, reduced
+from robolearn.agents.critic import QHeads, Value, reduced
+from robolearn.models.expectile_value import expectile_loss
 from tests.agents.tiny import actions, generator, say
 
 Q = torch.tensor([[1.0, 4.0], [3.0, 0.0], [2.0, 2.0]])  # three heads, two rows

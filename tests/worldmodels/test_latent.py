@@ -3,7 +3,8 @@ import torch
 
 from hardware.types import ArraySpec, RobotSpec
 from robolearn.core.types import Obs
-from robolearn.worldmodels.latent import LatentConfig, LatentWorldModel, expectile_loss
+from robolearn.models.expectile_value import expectile_loss
+from robolearn.worldmodels.latent import LatentConfig, LatentWorldModel
 
 SPEC = RobotSpec("point", {}, {"x": ArraySpec(("x",), ("m",), (-1,), (1,))}, ArraySpec(("dx",), ("m",), (-1,), (1,)), "ee_delta", 10.0)
 

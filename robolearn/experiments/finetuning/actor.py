@@ -95,7 +95,7 @@ class Actor:
                 with self.record.timed("wait"):
                     self.channel.wait(lambda said, index=index: said["episodes"] >= index, learner)
             self.channel.take(self.agent)
-            flight = self._flight()
+            flight = "frozen" if trying else self.agent.config.warmup.flight(self.online.rows)
             if flight == "learning" and config.improvement is not None:
                 self._offline_record()  # now, not when everything is flown
             self.agent.explore = flight == "learning"
@@ -155,15 +155,6 @@ class Actor:
 
     def _flown(self) -> list[dict[str, Any]]:
         return [self.online.meta(index) for index in range(len(self.online))]
-
-    def _flight(self) -> str:
-        """As FineTuning.flight, from what is in the store."""
-        warmup, rows = self.agent.config.warmup, self.online.rows
-        if self.config.regime == "auto" and len(self.online) < self.config.regime_episodes:
-            return "frozen"
-        if rows < warmup.random:
-            return "random"
-        return "frozen" if rows < warmup.random + warmup.frozen else "learning"
 
     def _fly(self, index: int, flight: str, seed: int, rng: np.random.Generator) -> Episode:
         source = Source.PLANNER if self.agent.config.planner else Source.POLICY

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from robolearn.core.errors import require_at_least, require_share
 from robolearn.core.types import Metrics, logged
 from robolearn.learners.pretraining._views import ViewsConfig, view
-from robolearn.learners.pretraining.objective import Clip, Objective, ObjectiveConfig, follow, mlp, slow_copy, width
+from robolearn.learners.pretraining.objective import Clip, Objective, ObjectiveConfig, mlp, width
+from robolearn.models.ema import follow, slow_copy
 from robolearn.models.encoders.base import CameraEncoder
 
 
@@ -52,8 +53,8 @@ class Byol(Objective):
 
     def after_step(self, progress: float) -> None:
         momentum = 1 - (1 - self.config.momentum) * (math.cos(math.pi * min(progress, 1.0)) + 1) / 2
-        follow(self.slow_encoder, self.encoder, momentum)
-        follow(self.slow_projectors, self.projectors, momentum)
+        follow(self.slow_encoder, self.encoder, 1 - momentum)
+        follow(self.slow_projectors, self.projectors, 1 - momentum)
 
     def _loss(self, camera: str, clip: Clip) -> tuple[Tensor, Metrics]:
         pixels = self.encoder.pixels(camera, clip.images[camera])[:, 0]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from robolearn.core.errors import require_at_least, require_positive, require_share
 from robolearn.core.types import Metrics, logged
 from robolearn.learners.pretraining._views import ViewsConfig, view
-from robolearn.learners.pretraining.objective import Clip, Objective, ObjectiveConfig, exact, follow, mlp, slow_copy, width
+from robolearn.learners.pretraining.objective import Clip, Objective, ObjectiveConfig, exact, mlp, width
+from robolearn.models.ema import follow, slow_copy
 from robolearn.models.encoders.base import CameraEncoder
 
 
@@ -54,8 +55,8 @@ class Moco(Objective):
         return self.each_camera(lambda camera: self._loss(camera, clip))
 
     def after_step(self, progress: float) -> None:
-        follow(self.slow_encoder, self.encoder, self.config.momentum)
-        follow(self.slow_heads, self.heads, self.config.momentum)
+        follow(self.slow_encoder, self.encoder, 1 - self.config.momentum)
+        follow(self.slow_heads, self.heads, 1 - self.config.momentum)
         for index, keys in enumerate(self._keys.values()):  # the newest first; the oldest fall off the end
             self.queue[index] = torch.cat([keys, self.queue[index]])[: self.config.queue]
         self._keys = {}

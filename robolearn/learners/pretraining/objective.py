@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +16,6 @@ from torch import Tensor, nn
 from robolearn.core.errors import UserError
 from robolearn.core.types import Metrics, apply, logged
 from robolearn.models.encoders.base import CameraEncoder
-
-M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -129,15 +126,3 @@ def mlp(sizes: Sequence[int], norm: bool = False) -> nn.Sequential:
 
 def distance(one: Float[Tensor, "*N E"], other: Float[Tensor, "*N E"]) -> Float[Tensor, "*N"]:
     return (one - other).square().sum(-1).add(1e-12).sqrt()  # at 0 the square root has no slope
-
-
-def slow_copy(module: M) -> M:
-    """The same weights, which only `follow` moves."""
-    return copy.deepcopy(module).requires_grad_(False)
-
-
-@torch.no_grad()
-def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
-    """slow <- momentum * slow + (1 - momentum) * fast. Running statistics are the slow one's own."""
-    for target, source in zip(slow.parameters(), fast.parameters(), strict=True):
-        target.lerp_(source, 1 - momentum)

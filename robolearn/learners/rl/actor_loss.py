@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hardware.types import Source
 from robolearn.agents.agent import Agent
+from robolearn.agents.axes import phased
 from robolearn.agents.critic import reduced
 from robolearn.core.types import Batch, Metrics
 from robolearn.learners.rl.density import ActionDensity
@@ -33,7 +34,7 @@ class ActorLoss:
     ) -> tuple[Float[Tensor, ""], Metrics]:
         """earned: what became of each row, as a return. counts: how much each row does."""
         agent, config = self.agent, self.agent.config.actor
-        q, bc, density = (pair[0] + phase * (pair[1] - pair[0]) for pair in (config.q, config.bc, config.density))
+        q, bc, density = (phased(pair, phase) for pair in (config.q, config.bc, config.density))
         total, metrics = z.new_zeros(()), {}
         if q or density:
             total, metrics = self._drawn_by_critics(z, action, counts, q, density)

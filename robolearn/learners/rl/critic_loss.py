@@ -9,11 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robolearn.agents.agent import Agent
-from robolearn.agents.critic import expectile_loss
+from robolearn.agents.axes import phased
 from robolearn.core.types import Batch, Metrics
 from robolearn.learners.rl.pessimism import conservatism, roughness, unseen
 from robolearn.learners.rl.sequences import Sequences
 from robolearn.learners.rl.targets import returns, target_q, worth
+from robolearn.models.expectile_value import expectile_loss
 from robolearn.models.weighted import weighted_mean
 
 
@@ -57,7 +58,7 @@ def critic_loss(
         best = target_q(agent, flat_z.detach(), flat_a, generator)
         off = best - agent.value(flat_z)
         terms["v"] = (scale, weighted_mean(expectile_loss(off, config.expectile), (rho * real).flatten()))
-    strength = config.weight[0] + phase * (config.weight[1] - config.weight[0])
+    strength = phased(config.weight, phase)
     if config.pessimism != "none" and strength:
         terms["pessimism"] = (
             scale * strength,

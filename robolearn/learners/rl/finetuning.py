@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +11,12 @@ from torch import Tensor
 
 from hardware.types import Source
 from robolearn.agents.agent import Agent, AgentConfig, Keep, keeping
+from robolearn.agents.axes import Flight
 from robolearn.core.types import Metrics
 from robolearn.data.episode import Episode
 from robolearn.data.replay import Replay
 from robolearn.learners.rl.learner import AgentLearner
 from robolearn.learners.rl.mixing import Mixing
-
-Flight = Literal["random", "frozen", "learning"]
 
 
 class FineTuning:
@@ -65,10 +64,8 @@ class FineTuning:
     @property
     def flight(self) -> Flight:
         """How the next episode is flown."""
-        warmup = self.config.warmup
-        if self.decisions < warmup.random or not bool(self.agent.state_norm.fitted):
-            return "random"
-        return "frozen" if self.decisions < warmup.random + warmup.frozen else "learning"
+        known = bool(self.agent.state_norm.fitted)  # what states are like: without that no policy can look at one
+        return self.config.warmup.flight(self.decisions) if known else "random"
 
     def add(self, episode: Episode, features: np.ndarray | None = None) -> None:
         """What was flown; its meta may say how (`flight`). A person's rows count as old ones, too, where the config says so."""

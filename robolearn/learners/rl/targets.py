@@ -10,6 +10,7 @@ from robolearn.agents.actors import DeterministicActor, DiffusionActor
 from robolearn.agents.agent import Agent
 from robolearn.agents.critic import reduced
 from robolearn.learners.rl.sequences import Sequences
+from robolearn.models.returns import lambda_returns
 
 
 @torch.no_grad()
@@ -61,16 +62,5 @@ def _expanded(agent: Agent, z: Float[Tensor, "N L"], generator: torch.Generator)
 
 
 def returns(known: Sequences, ahead: Float[Tensor, "B T"], discount: float, trace: float) -> Float[Tensor, "B T"]:
-    """Lambda-returns of the rows as they were; ahead: what the observation after each action is worth.
-
-    G_t = r_t + gamma ((1 - lambda) W_t + lambda G_t+1), nothing after a terminal row, W_t alone where the next row's return is not
-    known. With some hundred rows, real rewards carry further than a value that creeps back one step per update.
-    """
-    out = torch.zeros_like(known.reward)
-    grounded, steps = known.grounded, known.reward.shape[1]
-    for t in reversed(range(steps)):
-        after = ahead[:, t]
-        if trace and t + 1 < steps:
-            after = torch.where(grounded[:, t + 1], torch.lerp(after, out[:, t + 1], trace), after)
-        out[:, t] = known.reward[:, t] + discount * after * ~known.terminal[:, t]
-    return out
+    """Lambda-returns of the rows as they were; ahead: what the observation after each action is worth."""
+    return lambda_returns(known.reward, known.terminal, known.grounded, ahead, discount, trace)
