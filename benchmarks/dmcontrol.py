@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from hardware.types import Source
-from robolearn.agents.agent import AgentConfig
+from robolearn.agents.config import AgentConfig
 from robolearn.core.config import from_dict
 from robolearn.core.files import append_line
 from robolearn.data.replay import Replay

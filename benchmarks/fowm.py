@@ -3,27 +3,32 @@
     python benchmarks/fowm.py --tasks reach push lift --methods ours fowm no_penalty iql rlpd scratch --seeds 0 1 2
 
 A Panda from states (robosuite:Reach:state, Push, Lift). All methods share rows, rewards, discount, network width and batch; what differs is
-the preset (docs/presets). One JSON line for each run is appended to --out; a run that is there is not done again, and the table at the end
-is made of all lines. Evaluations start from np.random.default_rng([10_000 + seed, trial]); tuning used seeds of 90_000 and above.
+the preset (docs/presets). An agent that plans or proposes several actions flies them all. Unsafe events are those of a run's online trials.
+One JSON line for each run is appended to --out; a run that is there is not done again, and the table at the end is made of all lines.
+Evaluations start from np.random.default_rng([10_000 + seed, trial]); tuning used seeds of 90_000 and above.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from peers.unsafe import Unsafe
 
 import hardware
 from hardware import RobotConfig
 from hardware.types import Source
-from robolearn.agents.agent import Agent, AgentConfig
-from robolearn.core.checkpoint import load_policy, save_checkpoint
-from robolearn.core.config import from_dict
+from robolearn.agents.agent import Agent
+from robolearn.agents.config import AgentConfig
+from robolearn.core.checkpoint import load_policy, load_state, save_checkpoint, save_state
+from robolearn.core.config import from_dict, to_dict
 from robolearn.core.files import append_line
 from robolearn.data.replay import Replay
 from robolearn.data.store import EpisodeStore
@@ -32,6 +37,7 @@ from robolearn.evaluation.evaluate import evaluate
 from robolearn.evaluation.statistics import success_interval
 from robolearn.experiments import teleop
 from robolearn.learners.rl.finetuning import FineTuning, build
+from robolearn.planning.caution import Caution
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.random_pilot import RandomPilot
 from robolearn.runtime.rollout import rollout
@@ -88,12 +94,14 @@ def run(task: str, method: str, seed: int, asked: argparse.Namespace) -> dict[st
     old.extend(store, train)
     calibration.extend(store, held_out)
     tuning = build(config, old, seed)
-    tuning.offline(asked.offline if config.carry.policy or config.carry.critic or config.carry.model else 0)
+    learn_offline(tuning, asked.offline if config.carry.policy or config.carry.critic or config.carry.model else 0, asked.data / task)
     with hardware.open(RobotConfig(body=TASKS[task])) as robot:
-        before = score(robot, tuning, task, asked, calibration)
+        familiar: list[np.ndarray] = []
+        before = score(robot, tuning, task, asked, calibration, familiar)
         offline_s = time.monotonic() - began
         tuning.begin_online()
-        online = [trial(robot, tuning, task, np.random.default_rng([seed, i]), seed, calibration) for i in range(asked.trials)]
+        unsafe = Unsafe(robot, familiar)
+        online = [trial(robot, tuning, task, i, asked, calibration, unsafe) for i in range(asked.trials)]
         after = score(robot, tuning, task, asked, calibration)
     return {
         "task": task,
@@ -102,7 +110,7 @@ def run(task: str, method: str, seed: int, asked: argparse.Namespace) -> dict[st
         "before": before,
         "after": after,
         "online": [bool(e.success) for e in online],
-        "governor": sum(sum(e.meta["interventions"].values()) for e in online),
+        "unsafe": dict(unsafe.counts),
         "decisions": tuning.decisions,
         "offline_s": round(offline_s, 1),
         "seconds": round(time.monotonic() - began, 1),
@@ -129,15 +137,33 @@ def trained(task: str, method: str, seed: int, updates: int, folder: Path) -> tu
     return tuning.agent, old, calibration
 
 
-def trial(robot: Any, tuning: FineTuning, task: str, rng: np.random.Generator, seed: int, calibration: Replay) -> Any:
+def learn_offline(tuning: FineTuning, updates: int, folder: Path) -> None:
+    """The offline phase; of agents that differ in their planner's caution only, which it never asks, once for all of them."""
+    config = tuning.config
+    bold = replace(config, planner=replace(config.planner, caution=Caution())) if config.planner else config
+    said = json.dumps([to_dict(bold), tuning.learner.generator.initial_seed(), updates], sort_keys=True)
+    kept = folder / f"offline_{hashlib.sha256(said.encode()).hexdigest()[:12]}.pt"
+    if kept.exists():
+        state = load_state(kept)
+        tuning.load_state_dict(state | {"rng": json.loads(state["rng"])})
+        return
+    tuning.offline(updates)
+    if config.planner is not None and updates:
+        state = tuning.state_dict()
+        save_state(kept, state | {"rng": json.dumps(state["rng"])})
+
+
+def trial(robot: Any, tuning: FineTuning, task: str, index: int, asked: argparse.Namespace, calibration: Replay, unsafe: Unsafe) -> Any:
     """One online episode and what is learned from it."""
-    agent = tuning.agent
+    agent, seed = tuning.agent, asked.first
     agent.explore = True
     if tuning.flight == "random":
         pilot: Any = RandomPilot(robot.spec, seed + tuning.decisions)
     else:
-        pilot = PolicyPilot(agent, 1, seed + tuning.decisions, Source.PLANNER if tuning.config.planner else Source.POLICY)
-    episode = rollout(robot, pilot, task_for(TASKS[task]), rng)
+        source = Source.PLANNER if tuning.config.planner else Source.POLICY
+        pilot = PolicyPilot(agent, agent.horizon, seed + tuning.decisions, source)
+    episode = rollout(robot, pilot, task_for(TASKS[task]), np.random.default_rng([seed, index]), unsafe.watch)
+    unsafe.after(episode)
     tuning.add(episode)
     tuning.learn()
     if agent.model is not None:
@@ -145,8 +171,15 @@ def trial(robot: Any, tuning: FineTuning, task: str, rng: np.random.Generator, s
     return episode
 
 
-def score(robot: Any, tuning: FineTuning, task: str, asked: argparse.Namespace, calibration: Replay) -> float:
-    """Success rate without exploring."""
+def score(
+    robot: Any,
+    tuning: FineTuning,
+    task: str,
+    asked: argparse.Namespace,
+    calibration: Replay,
+    familiar: list[np.ndarray] | None = None,
+) -> float:
+    """Success rate without exploring. familiar: gets the episodes' novelties."""
     agent = tuning.agent
     agent.explore = False
     if not bool(agent.state_norm.fitted):
@@ -154,20 +187,30 @@ def score(robot: Any, tuning: FineTuning, task: str, asked: argparse.Namespace, 
     if agent.model is not None:
         tuning.learner.calibrate(calibration)
     seed = (90_000 if asked.tuning else 10_000) + asked.first
-    return evaluate(robot, PolicyPilot(agent, 1), task_for(TASKS[task]), asked.evaluations, seed).rate
+
+    def note(_: Any, episode: Any) -> None:
+        if familiar is not None and "novelty" in episode.notes:
+            familiar.append(episode.notes["novelty"])
+
+    pilot, flown = PolicyPilot(agent, agent.horizon), asked.evaluations
+    return evaluate(robot, pilot, task_for(TASKS[task]), flown, seed, on_episode=note).rate
 
 
 def table(out: Path) -> str:
     """Of all runs in `out`: mean success before and after, with Wilson intervals over all evaluations."""
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    lines = ["| task | method | seeds | before | after | 95 % interval after | governor per run |", "|---|---|---|---|---|---|---|"]
+    events = ("governor", "gate", "drops", "hard_contacts")
+    head = ("task", "method", "seeds", "before", "after", "95 % interval after", *events)
+    lines = [f"| {' | '.join(head)} |", len(head) * "|---" + "|"]
     for task, method in dict.fromkeys((row["task"], row["method"]) for row in rows):
         found = [row for row in rows if (row["task"], row["method"]) == (task, method)]
         before, after = (float(np.mean([row[name] for row in found])) for name in ("before", "after"))
         trials = sum(row["evaluations"] for row in found)
         low, high = success_interval(round(after * trials), trials)
-        calls = np.mean([row["governor"] for row in found])
-        lines.append(f"| {task} | {method} | {len(found)} | {before:.2f} | {after:.2f} | {low:.2f} to {high:.2f} | {calls:.0f} |")
+        seen = [row.get("unsafe", {"governor": row.get("governor")}) for row in found]
+        cells = [f"{np.mean([s[e] for s in seen]):.1f}" if all(e in s for s in seen) else "" for e in events]
+        rates = (f"{before:.2f}", f"{after:.2f}", f"{low:.2f} to {high:.2f}")
+        lines.append(f"| {' | '.join((task, method, str(len(found)), *rates, *cells))} |")
     return "\n".join(lines)
 
 

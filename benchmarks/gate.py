@@ -45,6 +45,9 @@ class Displaced:
         moved = {k: v + np.float32(self.offset) if k in ("goal_pos", "cube_pos") else v for k, v in observation.state.items()}
         return self.pilot.decide(replace(observation, state=moved))
 
+    def feedback(self, executed: np.ndarray, reward: float) -> None:
+        self.pilot.feedback(executed, reward)
+
 
 def novelties(robot: Any, pilot: Pilot, task: str, episodes: int, seed: int) -> list[np.ndarray]:
     """What each episode's decisions looked like to the model."""
@@ -78,7 +81,7 @@ if __name__ == "__main__":
     asked = words.parse_args()
     agent, _, _ = trained(asked.task, "ours", asked.seed, asked.updates, asked.data)
     agent.release.fill_(1.0)
-    pilot = PolicyPilot(agent, 1)
+    pilot = PolicyPilot(agent, agent.horizon)
     worlds: dict[str, tuple[Callable[[Any], None] | None, Pilot]] = {
         "same": (None, pilot),
         "mass": (heavier, pilot),

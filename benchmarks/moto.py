@@ -18,7 +18,7 @@ import torch
 from fowm import MODEL, SHARED, SMALL_SEARCH, lay
 from peers.curves import curve, keep, known, summary
 
-from robolearn.agents.agent import AgentConfig
+from robolearn.agents.config import AgentConfig
 from robolearn.core.config import from_dict
 from robolearn.data.episode import Episode
 from robolearn.data.replay import Replay
@@ -56,7 +56,7 @@ def run(method: str, seed: int, asked: argparse.Namespace) -> list[dict[str, flo
         old.add(rollout_gym(env, expert, spec, np.random.default_rng([seed, 777, i])))
     tuning = build(config, old, seed)
     tuning.offline(asked.offline if config.carry.policy or config.carry.critic or config.carry.model else 0)
-    pilot = PolicyPilot(tuning.agent, 1, seed)
+    pilot = PolicyPilot(tuning.agent, tuning.agent.horizon, seed)
 
     def fly(rng: np.random.Generator, flight: str) -> Episode:
         return rollout_gym(env, RandomPilot(spec, int(rng.integers(2**31))) if flight == "random" else pilot, spec, rng)

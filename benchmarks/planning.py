@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from hardware.types import ArraySpec, RobotSpec
-from robolearn.agents.agent import AgentConfig
+from robolearn.agents.config import AgentConfig
 from robolearn.core.config import from_dict
 from robolearn.core.types import Obs
 from robolearn.data.episode import Episode

@@ -22,7 +22,7 @@ from peers.curves import curve, keep, known, summary
 
 import hardware
 from hardware import RobotConfig
-from robolearn.agents.agent import AgentConfig
+from robolearn.agents.config import AgentConfig
 from robolearn.core.config import from_dict
 from robolearn.data.episode import Episode
 from robolearn.data.replay import Replay
@@ -62,7 +62,7 @@ def run(method: str, quality: str, seed: int, asked: argparse.Namespace) -> list
     tuning = build(config, Replay(store.spec, discount=config.discount).extend(store, episodes), seed)
     tuning.offline(asked.offline if config.carry.policy or config.carry.critic else 0)
     with hardware.open(RobotConfig(body=TASKS[TASK])) as robot:
-        pilot = PolicyPilot(tuning.agent, 1, seed)
+        pilot = PolicyPilot(tuning.agent, tuning.agent.horizon, seed)
         points = curve(tuning, lambda rng, flight: fly(robot, pilot, rng, flight), asked.decisions, asked.every, asked.trials, seed)
     if method == "wsrl":
         successes = [float(bool(store.meta(i)["success"])) for i in episodes]

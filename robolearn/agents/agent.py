@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -12,63 +11,32 @@ from torch import Tensor
 from hardware.types import RobotSpec
 from robolearn.agents.actors import ActorNet, DeterministicActor, DiffusionActor, EditActor, GaussianActor
 from robolearn.agents.adaptive import BetaPicker
-from robolearn.agents.axes import Actor, Carry, Critic, Replay, Reward, Update, Warmup
+from robolearn.agents.axes import Actor
+from robolearn.agents.config import AgentConfig, check
 from robolearn.agents.critic import QHeads, Value, reduced
 from robolearn.agents.imagination import Imagination
 from robolearn.core.errors import UserError
-from robolearn.core.types import Obs, Policy
-from robolearn.data.windows import restrict
-from robolearn.models.encoders.base import CameraEncoder, EncoderConfig
+from robolearn.core.types import Batch, Metrics, Obs, Policy, apply
+from robolearn.models.encoders.base import CameraEncoder
 from robolearn.models.normalizer import Normalizer
 from robolearn.models.precision import autocast
-from robolearn.planning.caution import Caution, score
-from robolearn.planning.search import Search, SearchConfig
-from robolearn.worldmodels.dynamics import ModelConfig, WorldModel
+from robolearn.planning.caution import score
+from robolearn.planning.search import Search
+from robolearn.policies.chunk import ChunkPolicy
+from robolearn.worldmodels.dynamics import WorldModel
 
-Keep = Literal["policy", "data", "either"]
+_KEPT = ("encoder", "state_norm", "action_norm", "feature_norm", "limit")  # of a chunk policy that begins anew
 WIDE = 256  # hidden units from which bfloat16 pays
 
 
-@dataclass(frozen=True)
-class PlannerConfig:
-    """How the agent looks ahead, and what it shuns while it does."""
-
-    search: SearchConfig = SearchConfig()
-    caution: Caution = Caution()
-    terminal: Literal["v", "q"] = "v"  # what the last latent is worth: V, or Q of the policy's action there
-
-
-@dataclass(frozen=True)
-class AgentConfig:
-    """The common agent; a preset is a few of these fields changed (configs/agents, docs/presets)."""
-
-    PRESETS: ClassVar[str] = "agents"
-    history: int = 1  # observations it looks at
-    state: tuple[str, ...] = ()  # empty: all of the robot's
-    cameras: tuple[str, ...] = ()  # empty: all, where there is an encoder
-    encoder: EncoderConfig | None = None  # null: no cameras, state only. Frozen: it plans and learns on its features
-    discount: float = 0.99  # per decision
-    carry: Carry = Carry()
-    replay: Replay = Replay()
-    warmup: Warmup = Warmup()
-    critic: Critic = Critic()
-    actor: Actor = Actor()
-    reward: Reward = Reward()
-    model: ModelConfig | None = None
-    planner: PlannerConfig | None = None
-    update: Update = Update()
-
-    def build(self, spec: RobotSpec) -> Agent:
-        return Agent(self, spec)
-
-
 class Agent(Policy):
-    """act() gives one action per observation: the actor's, the best of several by the critics, or the planner's.
+    """act() gives one action per observation: the actor's, the best of several by the critics, or the planner's. With a chunk policy in the
+    actor's place (`policy`) it gives a chunk of actions: the policy's, or the planner's.
 
     explore: act as while collecting data. release: how far the planner may leave the policy's own plans, 0 to 1.
     """
 
-    horizon = 1
+    actor: ActorNet  # acts on latents; there is none with a chunk policy, and nothing that asks for it (robolearn.agents.config.check)
     release: Tensor
     online: Tensor
 
@@ -76,10 +44,17 @@ class Agent(Policy):
         super().__init__()
         check(config)
         self.config, self.history = config, config.history
-        self.spec = restrict(spec, (config.cameras or None) if config.encoder else (), config.state or None)
+        self.spec = config.seen(spec)
         self.generator = torch.Generator().manual_seed(0)
         self.explore, self.notes = False, dict[str, float]()
-        self.encoder: CameraEncoder | None = config.encoder.build(self.spec.cameras).requires_grad_(False) if config.encoder else None
+        self.horizon = 1
+        self.policy: ChunkPolicy | None = None
+        self._eyes: CameraEncoder | None = None
+        if config.policy is not None:
+            self.policy = _knows_rows(config.chunks.build(self.spec))
+            self.horizon = config.planner.search.horizon if config.planner else self.policy.horizon
+        elif config.encoder is not None:
+            self._eyes = config.encoder.build(self.spec.cameras).requires_grad_(False)
         features = self.encoder.out_dim if self.encoder else 0
         self.feature_norm = Normalizer(features, "gaussian") if features else None
         self.state_norm = Normalizer(self.spec.state_dim, "gaussian")
@@ -91,14 +66,21 @@ class Agent(Policy):
         self.register_buffer("online", torch.zeros((), dtype=torch.bool))  # the online phase has begun
         self.new_model()
         self.new_critic()
-        self.new_actor()
-        self.own = torch.zeros(1, self.spec.action.dim)  # what the policy alone would have done last, physical units
+        self._new_network()
+        self.own = torch.zeros(1, self.spec.action.dim)  # (H, A), the policy's own plan where a planner planned last, physical units
         self._last: Tensor | None = None  # the planner's warm start
-        self._before: tuple[Tensor, Tensor] | None = None  # the latent and the action of the last decision
+        self._before: tuple[Tensor, list[Tensor]] | None = None  # the latent of the last plan, and what was done since
+
+    @property
+    def encoder(self) -> CameraEncoder | None:
+        """Its own, or its policy's."""
+        return self._eyes if self.policy is None else self.policy.encoder
 
     def new_model(self) -> None:
         """The world model, if there is to be one, as at the beginning."""
-        self.model = WorldModel(self.config.model, self.input_dim, self.spec.action.dim).to(self.device) if self.config.model else None
+        self.model: WorldModel | None = None
+        if self.config.model is not None:
+            self.model = WorldModel(self.config.model, self.input_dim, self.spec.action.dim, self.horizon).to(self.device)
 
     def new_critic(self) -> None:
         """Q and V as at the beginning."""
@@ -107,10 +89,18 @@ class Agent(Policy):
         self.value = Value(self.latent, config.width, config.layer_norm).to(self.device) if self._has_value else None
 
     def new_actor(self) -> None:
-        """The actor as at the beginning."""
+        """The actor as at the beginning; of a chunk policy, all but its units and its encoder."""
+        self._new_network()
+        if (last := self.policy) is not None:
+            self.policy = self.config.chunks.build(self.spec).to(self.device)
+            kept = {name: value for name, value in last.state_dict().items() if name.split(".")[0] in _KEPT}
+            self.policy.load_state_dict(self.policy.state_dict() | kept)
+
+    def _new_network(self) -> None:
         config, action = self.config.actor, self.spec.action.dim
         self.beta = BetaPicker(config.betas, self.latent, config.width).to(self.device) if config.betas else None
-        self.actor = make_actor(config, self.latent + (self.beta.told if self.beta else 0), action).to(self.device)
+        if self.policy is None:
+            self.actor = make_actor(config, self.latent + (self.beta.told if self.beta else 0), action).to(self.device)
         began = torch.tensor(config.temperature, device=self.device).log()
         self.log_temperature = torch.nn.Parameter(began, requires_grad=not config.fixed_temperature)
 
@@ -144,15 +134,23 @@ class Agent(Policy):
 
     def seed(self, seed: int) -> None:
         self.generator.manual_seed(seed)
+        if self.policy is not None:
+            self.policy.seed(seed + 1)
+
+    def loss(self, batch: Batch) -> tuple[Float[Tensor, ""], Metrics]:
+        """What its chunk policy is imitated by; an actor's network is taught by learners.rl."""
+        if self.policy is None:
+            raise NotImplementedError("Agent: it has no chunk policy to imitate with; robolearn finetune teaches it")
+        return self.policy.loss(batch)
 
     def reset(self) -> None:
         """A new episode: the last one's plan is no start."""
         self._last = self._before = None
 
     def executed(self, action: Float[Tensor, " A"]) -> None:
-        """What became of the last action on its way to the motors, physical units: what follows is judged by that."""
+        """What became of an action on its way to the motors, physical units: what follows is judged by that."""
         if self._before is not None:
-            self._before = (self._before[0], self.action_norm.normalize(action.to(self.device))[None])
+            self._before[1].append(self.action_norm.normalize(action.to(self.device)))
 
     # What it sees --------------------------------------------------------------------------------------------------------
 
@@ -175,12 +173,19 @@ class Agent(Policy):
     # What it does --------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def act(self, obs: Obs) -> Float[Tensor, "B 1 A"]:
-        """One action per observation, in physical units. `notes` then holds what was thought of the last one."""
+    def act(self, obs: Obs) -> Float[Tensor, "B H A"]:
+        """Actions for each observation, in physical units. `notes` then holds what was thought of the last one."""
+        if self.encoder is not None and obs.features is None:
+            obs = replace(obs, images={}, features=self._features(obs))
         with self.precision:
             z = self.encode(self.inputs(obs))[:, -1]
-            action = self._planned(z) if self.config.planner else self.propose(z, self.explore)
-        return self.action_norm.unnormalize(action.float())[:, None]
+            if self.config.planner is not None:
+                action = self._planned(obs, z)
+            elif self.policy is not None:
+                return self.policy.act(obs)
+            else:
+                action = self.propose(z, self.explore)[:, None]
+        return self.action_norm.unnormalize(action.float())
 
     def propose(self, z: Float[Tensor, "N L"], explore: bool) -> Float[Tensor, "N A"]:
         """The actor's action, or of its candidates the one that the critics like best."""
@@ -203,22 +208,29 @@ class Agent(Policy):
         """What the actor sees: the latent, and the beta picked for it where it is told one."""
         return z if self.beta is None else self.beta.beside(z, self.beta(z))
 
-    def _planned(self, z: Float[Tensor, "N L"]) -> Float[Tensor, "N A"]:
+    def proposals(self, obs: Obs, z: Float[Tensor, "1 L"], imagination: Imagination, count: int, horizon: int) -> Float[Tensor, "P H A"]:
+        """The policy's own plans, normalised: chunks, or the actor rolled in the model."""
+        if self.policy is None:
+            return imagination.proposals(z, count, horizon)
+        return self.action_norm.normalize(self.policy.sample(obs, count)[0, :, :horizon]).clamp(-1, 1)
+
+    def _planned(self, obs: Obs, z: Float[Tensor, "N L"]) -> Float[Tensor, "N H A"]:
         """Each row by itself; only where there is one is the next plan a step further on the same way."""
         if len(z) == 1:
-            return self._plan(z)
-        actions = []
-        for row in z:
+            return self._plan(obs, z)
+        plans = []
+        for i in range(len(z)):
             self.reset()
-            actions.append(self._plan(row[None]))
+            one = slice(i, i + 1)
+            plans.append(self._plan(apply(obs, lambda tensor, one=one: tensor[one]), z[one]))
         self.reset()
-        return torch.cat(actions)
+        return torch.cat(plans)
 
-    def _plan(self, z: Float[Tensor, "1 L"]) -> Float[Tensor, "1 A"]:
+    def _plan(self, obs: Obs, z: Float[Tensor, "1 L"]) -> Float[Tensor, "1 H A"]:
         planner = self.config.planner
         assert planner is not None and self.model is not None
         imagination = Imagination(self, planner.caution, planner.terminal)
-        proposals = imagination.proposals(z, planner.search.proposals, planner.search.horizon)
+        proposals = self.proposals(obs, z, imagination, planner.search.proposals, planner.search.horizon)
         search = Search(planner.search, self.generator)
         elites = planner.search.elites
         found = search.find(
@@ -226,16 +238,18 @@ class Agent(Policy):
         )
         self._last = found.mean
         surprise = self._surprise(z)
-        self._before = (z, found.plan[:1])
+        self._before = (z, [])
         self.notes = self._thought(z, torch.stack([proposals[0], found.plan]), found.chosen, surprise)
         self.notes["iterations"] = float(found.iterations)
-        return found.plan[:1]
+        return found.plan[None, : self.horizon]
 
     def _surprise(self, z: Float[Tensor, "1 L"]) -> float:
-        """How far what is seen lies from what the heads expected of the last action, over the median of held-out rows; 0 at first."""
-        if self._before is None or self.model is None:
+        """How far what is seen lies from what the heads expected of what was done since the last plan, over the median of held-out rows.
+        0 where nothing was expected: at first, and after more actions than a plan has."""
+        done = self._before[1] if self._before is not None else []
+        if self._before is None or self.model is None or not 0 < len(done) <= self.horizon:
             return 0.0
-        return float(self.model.error(*self._before, z) / self.model.error_median)
+        return float(self.model.error(self._before[0], torch.stack(done)[None], z) / self.model.error_median[len(done) - 1])
 
     def _thought(self, z: Float[Tensor, "1 L"], plans: Float[Tensor, "2 H A"], chosen: int, surprise: float) -> dict[str, float]:
         """What there is to log about the policy's own plan and the one that is flown; every doubt is asked for, whatever the caution.
@@ -248,7 +262,7 @@ class Agent(Policy):
         assert self.model is not None
         imagined = imagination.imagine(z, plans)
         apart = imagined.spread[:, 0] / self.model.spread_median
-        self.own = self.action_norm.unnormalize(plans[0, :1])
+        self.own = self.action_norm.unnormalize(plans[0])
         said = score(
             imagined, self.config.discount, self.critic.spread_range, self.model.spread_median, replace(planner.caution, units="range")
         )
@@ -264,17 +278,6 @@ class Agent(Policy):
         }
 
 
-def keeping(config: AgentConfig, what: Keep) -> AgentConfig:
-    """The config once it is known what is better (Three Regimes, arXiv 2510.01460). policy: it goes on from itself, without the old rows.
-    data: half of every batch is old. either: as configured."""
-    match what:
-        case "policy":
-            return replace(config, carry=replace(config.carry, policy=True, critic=True, model=True, data=False))
-        case "data":
-            return replace(config, carry=replace(config.carry, data=True), replay=replace(config.replay, mix="balanced", offline=0.5))
-    return config
-
-
 def make_actor(config: Actor, latent: int, action: int) -> ActorNet:
     """The network of `config.kind`."""
     match config.kind:
@@ -287,24 +290,10 @@ def make_actor(config: Actor, latent: int, action: int) -> ActorNet:
     return EditActor(latent, action, config.width, config.denoise, config.edit)
 
 
-def check(config: AgentConfig) -> None:
-    """UserError for axes that do not go together."""
-    critic, actor = config.critic, config.actor
-    wrong = {
-        "planner: given, but no model; a planner looks ahead in one": config.planner is not None and config.model is None,
-        "critic.target: expansion, but no model to expand in": critic.target == "expansion" and config.model is None,
-        "critic.target: best_of_n, but actor.candidates is 1": critic.target == "best_of_n" and actor.candidates < 2,
-        "critic.pessimism: gap, but not replay.ratio, which tells it": critic.pessimism == "gap" and not config.replay.ratio,
-        "critic.residual: with loss two_hot; a correction needs mse or huber": critic.residual and critic.loss == "two_hot",
-        "critic.reduce: pair_min needs two heads or more": "pair_min" in critic.reduce
-        and min(critic.heads, critic.subset or critic.heads) < 2,
-        f"critic.subset: {critic.subset} of {critic.heads} heads": critic.subset > critic.heads,
-        f"actor.smooth: with a {actor.kind} actor; its change is known of a gaussian one": actor.smooth > 0 and actor.kind != "gaussian",
-        "smooth: with a model; noise is put on states": critic.smooth + actor.smooth > 0 and config.model is not None,
-        "encoder.tune: not none; an agent learns on the features of a frozen encoder": bool(config.encoder and not config.encoder.frozen),
-        f"update.outer: {config.update.outer}; valid: above 0, up to 1": not 0 < config.update.outer <= 1,
-        f"replay.offline: {config.replay.offline} of a batch; valid: 0 to 1": not 0 <= config.replay.offline <= 1,
-    }
-    for message, is_so in wrong.items():
-        if is_so:
-            raise UserError(f"agent: {message}")
+def _knows_rows(policy: ChunkPolicy) -> ChunkPolicy:
+    """UserError for a policy that could not go on learning from the rows that an agent has."""
+    if policy.learns_by == "memory":
+        raise UserError(f"agent.policy: a {type(policy).__name__} learns by memory; an agent's goes on learning by gradient")
+    if policy.sees_past or policy.sees_future:
+        raise UserError(f"agent.policy: a {type(policy).__name__} looks at what was earned; an agent's sees observations only")
+    return policy

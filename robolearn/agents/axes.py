@@ -116,7 +116,10 @@ class Critic:
 
 @dataclass(frozen=True)
 class Actor:
-    """Who proposes actions, and what draws them: `q` towards what the critics like, `bc` towards what the data did."""
+    """Who proposes actions, and what draws them: `q` towards what the critics like, `bc` towards what the data did.
+
+    With a chunk policy in its place (AgentConfig.policy) the fields about imitation, and `lr`, are the policy's.
+    """
 
     kind: Literal["gaussian", "deterministic", "diffusion", "edit"] = "gaussian"
     """gaussian: squashed, its width learned. deterministic: its noise is `noise`. diffusion: of one action. edit: a diffusion
@@ -138,6 +141,8 @@ class Actor:
     advantage_scale: Literal["none", "std"] = "none"
     """std: in standard deviations of the batch, whatever the rewards' size."""
     weight_max: float = 100.0
+    examples: Literal["all", "successes"] = "all"
+    """Whose rows are imitated; successes: of episodes that are not known to have failed."""
     betas: tuple[float, float] | None = None
     """The policy is told its beta, from this range, and a second one picks it for each state (Wang et al. 2023, FamO2O)."""
     density: Phased = (0.0, 0.0)

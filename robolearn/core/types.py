@@ -54,7 +54,7 @@ class Batch:
     """H = chunk of actions from the newest observation on; pad marks rows past the episode's end.
 
     future and what follows serve learners that need what happened next: `future` is the observation after each of
-    the H actions (images absent, features present), mask says where it exists. The last three come from a Replay only.
+    the H actions (images absent, features present), mask says where it exists. What comes after `weight` is a Replay's.
     """
 
     obs: Obs
@@ -67,6 +67,7 @@ class Batch:
     weight: Float[Tensor, " B"] | None = None
     to_go: Float[Tensor, "B H"] | None = None  # discounted rewards that were really seen from there to the episode's end
     source: UInt8[Tensor, "B H"] | None = None  # who acted, hardware.types.Source
+    won: Bool[Tensor, " B"] | None = None  # its episode is not known to have failed
     fresh: Bool[Tensor, " B"] | None = None  # the row comes from the online phase
 
     def to(self, device: torch.device | str) -> Batch:

@@ -6,6 +6,7 @@ What a draw shows is what Windows(future=True) shows of the same rows, bit for b
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class Replay:
         self.episodes = self._count = 0
         floats = {"state": (spec.state_dim,), "features": (features,), "action": (spec.action.dim,), "reward": (), "to_go": ()}
         self._columns: dict[str, np.ndarray] = {name: np.empty((0, *shape), np.float32) for name, shape in floats.items()}
-        self._columns |= {"terminal": np.empty(0, bool), "source": np.empty(0, np.uint8)}
+        self._columns |= {"terminal": np.empty(0, bool), "source": np.empty(0, np.uint8), "won": np.empty(0, bool)}
         # The first and last row of every row's episode, and the row that nothing follows: the next terminal one, else the last.
         self._columns |= {name: np.empty(0, np.int64) for name in ("first", "last", "end")}
 
@@ -42,7 +43,7 @@ class Replay:
     def add(self, episode: Episode, features: np.ndarray | None = None) -> None:
         """One episode; features: float32 (T, E). ValueError: they are missing, or of another shape."""
         state = state_vector(episode.state, self.spec) if self.spec.state else np.zeros((len(episode), 0), np.float32)
-        self._add({"state": state} | {name: getattr(episode, name) for name in _KEPT}, features)
+        self._add({"state": state} | {name: getattr(episode, name) for name in _KEPT}, features, _won(episode.meta))
 
     def extend(self, store: EpisodeStore, episodes: Iterable[int] | np.ndarray | None = None, features_key: str | None = None) -> Replay:
         """Episodes of a store (None: all)."""
@@ -53,11 +54,13 @@ class Replay:
         features = store.features(features_key) if features_key else None
         for i in range(len(store)) if episodes is None else episodes:
             rows = slice(int(store.starts[i]), int(store.starts[i]) + store.length(int(i)))
-            self._add({name: column[rows] for name, column in columns.items()}, None if features is None else features[rows])
+            seen = None if features is None else features[rows]
+            self._add({name: column[rows] for name, column in columns.items()}, seen, _won(store.meta(int(i))))
         return self
 
     def column(self, name: str) -> np.ndarray:
-        """All rows of "state", "features", "action", "reward", "terminal", "source" or "to_go"; a view."""
+        """All rows of "state", "features", "action", "reward", "terminal", "source", "to_go" or "won" (their episode is not known to have
+        failed); a view."""
         return self._columns[name][: self._count]
 
     def draw(self, count: int, horizon: int, rng: np.random.Generator) -> Batch:
@@ -81,13 +84,14 @@ class Replay:
             future_mask=torch.from_numpy(wanted < column["end"][rows][:, None]),
             to_go=torch.from_numpy(column["to_go"][there]),
             source=torch.from_numpy(np.where(pad, np.uint8(Source.NONE), column["source"][there])),
+            won=torch.from_numpy(column["won"][rows]),
         )
 
     def _obs(self, rows: np.ndarray) -> Obs:
         features = self._columns["features"]
         return to_obs({}, self._columns["state"][rows], features[rows] if features.shape[1] else None)
 
-    def _add(self, rows: Mapping[str, np.ndarray], features: np.ndarray | None) -> None:
+    def _add(self, rows: Mapping[str, np.ndarray], features: np.ndarray | None, won: bool) -> None:
         length, start, terminal = len(rows["reward"]), self._count, rows["terminal"]
         expected = (length, self._columns["features"].shape[1])
         given = np.zeros((length, 0), np.float32) if features is None else np.asarray(features, np.float32)
@@ -97,7 +101,7 @@ class Replay:
         to_go, ahead = np.empty(length, np.float32), 0.0
         for t in reversed(range(length)):
             ahead = to_go[t] = rows["reward"][t] + self.discount * ahead * (not terminal[t])
-        added = {"features": given, "to_go": to_go, "first": start, "last": start + length - 1, "end": start + ends}
+        added = {"features": given, "to_go": to_go, "first": start, "last": start + length - 1, "end": start + ends, "won": won}
         self._reserve(start + length)
         for name, values in (dict(rows) | added).items():
             self._columns[name][start : start + length] = values
@@ -110,3 +114,7 @@ class Replay:
                 larger = np.zeros((max(rows, 2 * len(column), 1024), *column.shape[1:]), column.dtype)
                 larger[: self._count] = column[: self._count]
                 self._columns[name] = larger
+
+
+def _won(meta: Mapping[str, Any]) -> bool:
+    return meta.get("success") is not False

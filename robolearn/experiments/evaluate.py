@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import hardware
 from hardware import RobotConfig
 from hardware.types import RobotSpec, Source
+from robolearn.agents.agent import Agent
 from robolearn.core.checkpoint import load_policy, read_header
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.files import write_atomic
@@ -33,7 +34,7 @@ class Config:
     """Fly a checkpoint `trials` times. Two checkpoints evaluated with the same seed meet the same starts."""
 
     checkpoint: Path = Path("runs/demo/train/policy.pt")
-    """A policy (robolearn train) or a planner (robolearn finetune)."""
+    """A policy (robolearn train) or an agent (robolearn finetune)."""
     out: Path = Path("runs/demo/evaluate_before")
     """Artefact folder: evaluation.json, trials.jsonl, videos/."""
     robot: RobotConfig = RobotConfig(body="robosuite:Lift")
@@ -124,15 +125,13 @@ def read_evaluation(path: Path) -> Evaluation:
 def _fly(config: Config, policy: Policy, goal: Obs | None, digest: str, folder: Run, console: Console) -> None:
     if config.ensemble is None and not 1 <= config.chunk <= policy.horizon:
         raise UserError(f"chunk: {config.chunk} actions; {config.checkpoint} predicts {policy.horizon}: valid 1 to {policy.horizon}")
-    from robolearn.planning.mppi import Planner  # only now: --help needs no models
-
-    source = Source.PLANNER if isinstance(policy, Planner) else Source.POLICY
+    plans = isinstance(policy, Agent) and policy.config.planner is not None
     try:
         pilot = PolicyPilot(
             policy,
             config.chunk,
             config.seed,
-            source,
+            Source.PLANNER if plans else Source.POLICY,
             ensemble=config.ensemble,
             prefix=config.prefix,
             goal=goal,

@@ -65,7 +65,8 @@ class WorldModel(nn.Module):
     spread_median: Tensor
     error_median: Tensor
 
-    def __init__(self, config: ModelConfig, inputs: int, action: int):
+    def __init__(self, config: ModelConfig, inputs: int, action: int, calibrated: int = 1):
+        """calibrated: actions ahead for which it is known how far off it should be (`error_median`)."""
         super().__init__()
         self.config = config
         latent, width = config.latent, config.width
@@ -76,9 +77,9 @@ class WorldModel(nn.Module):
         # What a step earns and, as the last number, whether it ends the episode: one trunk is a network less to ask in every plan.
         self.outcome = EnsembleMlp(1, latent + action, width, (self.twohot.count if self.twohot else 1) + 1, zero_last=True)
         self.norm = nn.LayerNorm(latent) if config.squash == "sigmoid" else None
-        # On held-out data, where it should know: how far the heads differ, and how far they are off.
+        # On held-out data, where it should know: how far the heads differ, and how far they are off after 1, 2, ... actions.
         self.register_buffer("spread_median", torch.ones(()))
-        self.register_buffer("error_median", torch.ones(()))
+        self.register_buffer("error_median", torch.ones(calibrated))
 
     def squash(self, x: Float[Tensor, "*N L"]) -> Float[Tensor, "*N L"]:
         if self.norm is not None:
@@ -157,11 +158,13 @@ class WorldModel(nn.Module):
             follow(self.target_encoder, self.encoder, self.config.target_encoder)
 
     @torch.no_grad()
-    def error(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N A"], after: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:
-        """Squared distance of the heads' mean from the latent that followed, mean over units."""
+    def error(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N T A"], after: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:
+        """Squared distance of the heads' mean from the latent that followed T actions, mean over units."""
         heads = self.config.heads
-        expected = self.step(z.expand(heads, -1, -1), action.expand(heads, -1, -1)).mean(0)
-        return (expected - after).square().mean(-1)
+        z_heads = z.expand(heads, -1, -1)
+        for t in range(action.shape[1]):
+            z_heads = self.step(z_heads, action[:, t].expand(heads, -1, -1))
+        return (z_heads.mean(0) - after).square().mean(-1)
 
     @torch.no_grad()
     def spread(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N A"]) -> Float[Tensor, " N"]:

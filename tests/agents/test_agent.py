@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from robolearn.agents.agent import Agent, AgentConfig
+from robolearn.agents.agent import Agent
+from robolearn.agents.config import AgentConfig
 from robolearn.core.checkpoint import load_policy, save_checkpoint
 from robolearn.core.errors import UserError
 from robolearn.core.types import Obs
 from robolearn.models.encoders.base import CameraEncoder, EncoderConfig
-from tests.agents.tiny import HIGH, LOW, SPEC, agent, config, generator, latents, look, say
+from tests.agents.tiny import HIGH, IN_SAMPLE, LOW, SPEC, agent, config, generator, latents, look, say
 
 KINDS = ("gaussian", "deterministic", "diffusion", "edit")
 
@@ -181,7 +182,7 @@ def test_a_planner_flies_what_it_found_says_why_and_repeats():
     made = planning()
     made.release.fill_(1.0)
     action = made.act(look(1))
-    assert action.shape == (1, 1, 2) and set(made.notes) >= {"uncertainty", "critic_doubt", "gain", "own_plan", "iterations"}
+    assert action.shape == (1, 3, 2) and set(made.notes) >= {"uncertainty", "critic_doubt", "gain", "own_plan", "iterations"}
     assert all(np.isfinite(v) for v in made.notes.values()) and made.notes["iterations"] == 2
     made.reset()
     made.seed(0)
@@ -244,12 +245,12 @@ def test_a_checkpoint_brings_the_same_agent_back(tmp_path, preset):
 
 
 def test_half_precision_says_nearly_the_same():
-    made = agent("ours")
+    made = agent("ours", policy=None)
     z = latents(made)
     with torch.no_grad(), made.precision:
         exact = made.actor.best(z, generator())
     half = copy.deepcopy(made)
-    half.config = config("ours", update={"precision": "bfloat16"})
+    half.config = config("ours", policy=None, update={"precision": "bfloat16"})
     with torch.no_grad(), half.precision:
         rough = half.actor.best(z, generator())
     assert not torch.equal(rough, exact) and (rough - exact).abs().max() < 0.05
@@ -263,19 +264,97 @@ def test_wide_nets_alone_are_halved_where_the_processor_likes_it(monkeypatch):
 
 
 def test_a_world_that_does_not_do_what_was_expected_surprises():
-    of = agent("ours")
-    of.explore = False
-    seen = look(1)
+    of = agent("fowm")
+    seen, still = look(1), torch.zeros(2)
     of.act(seen)
     assert of.notes["surprise"] == 0  # nothing was expected yet
+    of.executed(still)  # what was executed counts, not what was asked for
     assert of._before is not None and of.model is not None
-    z, action = of._before
-    expected = of.model.error(z, action, z)
+    z = of._before[0]
+    expected = of.model.error(z, of.action_norm.normalize(still).view(1, 1, 2), z)
     of.act(seen)  # nothing moved
-    torch.testing.assert_close(torch.tensor(of.notes["surprise"]), expected[0] / of.model.error_median)
+    torch.testing.assert_close(torch.tensor(of.notes["surprise"]), expected[0] / of.model.error_median[0])
     assert of.notes["novelty"] >= of.notes["surprise"]
-    of.executed(of.action_norm.unnormalize(torch.zeros(of.spec.action.dim)))
-    assert torch.equal(of._before[1], torch.zeros(1, of.spec.action.dim))  # what was executed counts, not what was asked for
+    of.executed(still)
     of.reset()
     of.act(seen)
     assert of.notes["surprise"] == 0
+
+
+def chunked(**fields):
+    return agent(**{**IN_SAMPLE, "policy": {}, **fields})
+
+
+def test_with_a_chunk_policy_it_answers_with_the_policys_chunks_and_a_seed_repeats_them():
+    made = chunked(history=2)
+    assert made.policy is not None and made.horizon == made.policy.horizon == 4
+    made.seed(5)
+    chunks = made.act(look(3, 2))
+    made.policy.seed(6)  # the agent's seed and one more: their draws are not the same numbers
+    assert torch.equal(chunks, made.policy.act(look(3, 2)))
+    assert chunks.shape == (3, 4, 2)
+
+
+def test_a_planner_begins_with_the_policys_chunks_and_answers_with_as_many_actions_as_it_looks_ahead():
+    made = chunked(model={}, planner={"search": {"execute": "best", "iterations": 0}, "caution": {"critics": 0, "dynamics": 0}})
+    assert made.policy is not None
+    made.seed(5)  # rewards and values begin at nothing: no plan is better than another
+    plan = made.act(look(1))
+    made.policy.seed(6)
+    assert plan.shape == (1, 3, 2) and made.notes["own_plan"] == 1
+    torch.testing.assert_close(plan, made.policy.sample(look(1), 4)[:, 0, :3])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"critic": {"target": "policy"}}, "agent: policy: given, and critic.target: policy"),
+        ({"actor": {"q": [1, 1]}}, "agent: policy: given; actor.q, density"),
+        (
+            {"actor": {**IN_SAMPLE["actor"], "advantage": "policy"}},
+            "agent: policy: given, and actor.advantage: policy; valid value, return",
+        ),
+        ({"policy": {"goal": "state"}}, "agent: policy.goal: state"),
+        ({"policy": {"history": 3}}, "agent.policy.history: 3, but agent.history: 1"),
+        (
+            {"model": {}, "planner": {"search": {"horizon": 5}}},
+            "agent: planner.search.horizon: 5 decisions; its policy proposes",
+        ),
+        ({"model": {}, "planner": {"terminal": "q"}}, "agent: policy: given, and planner.terminal: q; valid v"),
+    ],
+)
+def test_what_a_chunk_policy_does_not_go_with_is_refused_in_one_line(fields, message):
+    with pytest.raises(UserError) as error:
+        chunked(**fields)
+    assert str(error.value).startswith(message)
+
+
+def test_a_policy_begins_anew_with_the_units_and_the_eyes_it_had():
+    made = chunked()
+    assert made.policy is not None
+    before = {name: value.clone() for name, value in made.policy.state_dict().items()}
+    made.new_actor()
+    after = made.policy.state_dict()
+    kept = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith(("state_norm", "action_norm", "limit"))} <= kept
+    assert not any(name.endswith("weight") and value.ndim > 1 and name in kept for name, value in before.items())
+
+
+def test_surprise_walks_through_all_that_was_done_since_the_last_plan():
+    made = chunked(model={}, planner={"search": {"horizon": 2}})
+    assert made.model is not None
+    made.act(look(1))
+    assert made.notes["surprise"] == 0.0  # nothing was expected
+    done = [torch.tensor([0.1, 0.0]), torch.tensor([-0.1, 0.2])]
+    z = made.encode(made.inputs(look(1)))[:, -1]
+    now = made.encode(made.inputs(look(1, seed=1)))[:, -1]
+    for action in done:
+        made.executed(action)
+    made.model.error_median.copy_(torch.tensor([1.0, 0.5]))
+    expected = made.model.error(z, made.action_norm.normalize(torch.stack(done))[None], now) / 0.5
+    made.act(look(1, seed=1))
+    assert made.notes["surprise"] == pytest.approx(float(expected))
+    for _ in range(3):  # more than a plan has
+        made.executed(done[0])
+    made.act(look(1))
+    assert made.notes["surprise"] == 0.0

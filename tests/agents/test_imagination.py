@@ -15,7 +15,7 @@ DOUBT = Caution(1.0, 1.0, 1.0)
 
 def build(**actor) -> Agent:
     """A world model whose every part says something, and a policy that moves about."""
-    built = agent("ours", critic={"loss": "mse", "subset": 0}, model={"rewards": "mse"}, actor=actor)
+    built = agent("ours", policy=None, critic={"loss": "mse", "subset": 0}, model={"rewards": "mse"}, actor=actor)
     with torch.no_grad():
         for p in built.parameters():
             p += 0.1 * torch.randn(p.shape, generator=generator(1))

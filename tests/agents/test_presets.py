@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from hardware.types import ArraySpec, RobotSpec
-from robolearn.agents.agent import AgentConfig, PlannerConfig
+from robolearn.agents.config import AgentConfig, PlannerConfig
 from robolearn.cli import parse
 from robolearn.core.config import from_dict, nested, preset_values, presets, to_dict
 from robolearn.core.errors import UserError
@@ -34,8 +34,9 @@ def preset(name: str, **beside: Any) -> AgentConfig:
 
 
 def common(config: AgentConfig) -> AgentConfig:
-    """The common agent, with a model and a planner at their defaults where `config` has any."""
-    return replace(AgentConfig(), model=ModelConfig() if config.model else None, planner=PlannerConfig() if config.planner else None)
+    """The common agent, with a policy, a model and a planner at their defaults where `config` has any."""
+    parts = {"model": ModelConfig(), "planner": PlannerConfig(), "policy": type(config.policy)() if config.policy else None}
+    return replace(AgentConfig(), **{name: part for name, part in parts.items() if getattr(config, name)})
 
 
 def leaves(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -51,7 +52,8 @@ def differing(config: AgentConfig) -> dict[str, Any]:
     base = common(config)
     here, there = leaves(to_dict(config)), leaves(to_dict(base))
     bare = [name for name in ("model", "planner") if getattr(config, name) and getattr(config, name) == getattr(base, name)]
-    return {name: there[name] for name in here if here[name] != there[name]} | dict.fromkeys(bare)
+    kind = ["policy.type"] if config.policy else []
+    return {name: there[name] for name in here if here[name] != there[name]} | dict.fromkeys(bare + kind)
 
 
 def table(name: str) -> dict[str, tuple[Any, Any]]:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from hardware.types import ArraySpec, RobotSpec, Source
-from robolearn.agents.agent import Agent, AgentConfig
+from robolearn.agents.agent import Agent
+from robolearn.agents.config import AgentConfig
 from robolearn.core.config import from_dict, preset_values
 from robolearn.core.types import Obs
 from robolearn.data.episode import Episode
@@ -21,12 +22,15 @@ ACTION = ArraySpec(("dx", "dy"), ("m", "m"), LOW, HIGH)
 SPEC = RobotSpec("point", {}, {"x": ArraySpec(("x", "y"), ("m", "m"), (-1.0, -1.0), (1.0, 1.0))}, ACTION, "ee_delta", 10.0)
 
 SMALL = {
+    "history": 1,
     "critic": {"width": 16},
     "actor": {"width": 16},
     "update": {"batch": 16},
     "warmup": {"random": 0, "frozen": 0, "critic_updates": 0},
 }
 MODEL = {"latent": 16, "group": 8, "width": 16, "encoder_width": 16}
+CHUNKS = {"type": "diffusion", "horizon": 4, "widths": [8, 16], "train_steps": 8, "sample_steps": 2}
+IN_SAMPLE = {"critic": {"target": "in_sample"}, "actor": {"q": [0, 0], "bc": [1, 1]}}  # what a chunk policy goes with
 SEARCH = {"proposals": 4, "samples": 8, "elites": 4, "iterations": 2, "horizon": 3}
 
 
@@ -56,6 +60,8 @@ def config(preset: str | None = None, **fields: Any) -> AgentConfig:
         small["model"] = dict(MODEL)
     if "planner" in has or fields.get("planner") is not None:
         small["planner"] = {"search": dict(SEARCH)}
+    if "policy" in has or fields.get("policy") is not None:
+        small["policy"] = dict(CHUNKS)
     return from_dict(AgentConfig, {name: _over(small.get(name), fields.get(name, small.get(name))) for name in {**small, **fields}})
 
 

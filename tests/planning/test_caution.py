@@ -1,7 +1,7 @@
 import torch
 
 from robolearn.planning.caution import Caution, score
-from robolearn.worldmodels.latent import Imagined
+from robolearn.worldmodels.imagined import Imagined
 
 
 def imagined(scale: float = 1.0) -> Imagined:

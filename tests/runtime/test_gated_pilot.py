@@ -10,7 +10,8 @@ import pytest
 import hardware
 from hardware import RobotConfig
 from hardware.types import Command, Observation, Source
-from robolearn.agents.agent import Agent, AgentConfig
+from robolearn.agents.agent import Agent
+from robolearn.agents.config import AgentConfig
 from robolearn.core.config import from_dict
 from robolearn.core.errors import UserError
 from robolearn.planning.gate import Gate, GateConfig
@@ -24,6 +25,7 @@ TINY = {
     "critic": {"width": 8},
     "actor": {"width": 8},
     "model": {"latent": 8, "width": 8, "encoder_width": 8},
+    "policy": {"widths": [8, 8, 8], "sample_steps": 2},
     "planner": {"search": {"samples": 4, "proposals": 3, "elites": 3}},
 }
 
@@ -48,6 +50,8 @@ def agent() -> Agent:
     low, high = (np.concatenate([np.array(getattr(part, side)) for part in state.values()]) for side in ("low", "high"))
     agent.state_norm.fit(np.array([low, high]))
     agent.action_norm.fit(np.array([action.low, action.high]))
+    assert agent.policy is not None
+    agent.policy.fit_normalizers(np.array([low, high]), np.array([action.low, action.high]))
     return agent
 
 

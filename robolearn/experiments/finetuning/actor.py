@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.progress import Progress
 
 import hardware
 from hardware.robot import SafeRobot
@@ -43,14 +44,13 @@ ENDS_S = 5.0  # within which the learner ends once it is let go
 
 def run(config: Config, record: Run, store_spec: RobotSpec) -> dict[str, Any]:
     """Offline, `episodes` online, and the improvement gate at the end. Resumes after the last finished episode."""
-    assert config.agent is not None
-    agent = config.agent.build(store_spec)
+    agent = config.whole_agent.build(store_spec)
     channel, console = Channel(config.out), Console(stderr=True, soft_wrap=True)
     with hardware.open(config.robot) as robot:
         actor = Actor(config, record, agent, channel, robot)
         with actor.online, learner_beside(channel) as learner:
-            with record.timed("offline"):
-                channel.wait(lambda said: said.get("episodes", -1) >= 0, learner)
+            with record.timed("offline"), Progress(console=console) as progress:
+                channel.wait(lambda said: _shown(progress, said) or said.get("episodes", -1) >= 0, learner)
             for row in actor.fly_all(learner):
                 ending = "success" if row["success"] else "failure"
                 console.print(
@@ -77,6 +77,7 @@ class Actor:
         if robot.world is None and (random := agent.config.warmup.random):
             raise UserError(f"agent.warmup.random: {random} decisions; a real robot flies nothing at random: valid 0")
         self.config, self.record, self.agent, self.channel, self.robot = config, record, agent, channel, robot
+        self.chunk = min(config.chunk, agent.horizon)
         self.probe = LimitProbe.attach(robot)  # judges what reaches the motors, and shares no code with the governor
         path = channel.online
         origin = {"source": "robolearn finetune", "data": str(config.data)}
@@ -158,7 +159,7 @@ class Actor:
 
     def _fly(self, index: int, flight: str, seed: int, rng: np.random.Generator) -> Episode:
         source = Source.PLANNER if self.agent.config.planner else Source.POLICY
-        pilot = RandomPilot(self.robot.spec, seed) if flight == "random" else PolicyPilot(self.agent, 1, seed, source)
+        pilot = RandomPilot(self.robot.spec, seed) if flight == "random" else PolicyPilot(self.agent, self.chunk, seed, source)
         written, violations = self.probe.setpoints, Counter(self.probe.violations)
         episode = rollout(self.robot, pilot, self.task, rng)
         measured = {"setpoints": self.probe.setpoints - written, "violations": dict(self.probe.violations - violations)}
@@ -186,6 +187,14 @@ class Actor:
         for meta in self._flown():
             if meta["episode"] not in logged:
                 self._log("episode", meta)
+
+
+def _shown(progress: Progress, said: Mapping[str, Any]) -> bool:
+    """How far the offline phase is. Never true: it is to be looked at, not waited for."""
+    if "of" in said:
+        bar = progress.task_ids[0] if progress.task_ids else progress.add_task("offline updates", total=said["of"])
+        progress.update(bar, completed=said["updates"])
+    return False
 
 
 @contextmanager

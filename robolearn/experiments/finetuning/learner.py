@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from robolearn.core.checkpoint import load_state, save_checkpoint, save_state
+from robolearn.core.checkpoint import load_state, load_weights_into, save_checkpoint, save_state
 from robolearn.core.config import load_config
 from robolearn.core.errors import UserError
 from robolearn.core.run import Run, read_json
@@ -42,24 +42,26 @@ class LearnerProcess:
     """
 
     def __init__(self, config: Config, channel: Channel, record: Run):
-        assert config.agent is not None
         self.config, self.channel, self.record = config, channel, record
         torch.manual_seed(config.seed)
         store = EpisodeStore.open(config.data)
         self.data = store.identity()
         (train,), (held_out,) = split(store, config.held_out, np.random.default_rng(config.seed))
-        agent = config.agent.build(store.spec)
+        agent = config.whole_agent.build(store.spec)
         self.key: str | None = None
-        if agent.encoder is not None and agent.config.encoder is not None:
+        if config.checkpoint is not None and agent.policy is not None:
+            load_weights_into(config.checkpoint, agent.policy)
+        elif agent.encoder is not None and agent.config.encoder is not None:
             kept = record.out / "encoder.safetensors"
             give_weights(agent.encoder, agent.config.encoder, [store], [train], PretrainConfig(), config.seed, kept)
+        if agent.encoder is not None and agent.config.encoder is not None:
             self.key = cache_features(store, agent.encoder, agent.config.encoder)
         features = agent.encoder.out_dim if agent.encoder is not None else 0
         rows = lambda chosen: Replay(agent.spec, agent.history, features, agent.config.discount).extend(store, chosen, self.key)  # noqa: E731
         old, self.held_out = rows(train), rows(held_out)
-        fit_units(agent, old)
+        fit_units(agent, old, policy=config.checkpoint is None)
         agent.seed(config.seed)
-        self.tuning = FineTuning(agent, old, config.seed)
+        self.tuning = FineTuning(agent, old, config.seed, taught=config.checkpoint is not None)
         self.offline_done = 0
         self.online: EpisodeStore | None = None
         self._looked_at = 0  # bytes of its journal, when `online` was opened

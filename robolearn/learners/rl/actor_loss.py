@@ -39,9 +39,9 @@ class ActorLoss:
         if q or density:
             total, metrics = self._drawn_by_critics(z, action, counts, q, density)
         if bc:
-            weight, told = self._weights(z, action, earned, counts)
+            weight, told = self.weights(z, action, earned, counts)
             errors = agent.actor.errors(told, action, self.generator)
-            total = total + bc * weighted_mean(errors * weight, counts)
+            total = total + bc * weighted_mean(errors * weight, self.examples(counts, batch))
             metrics |= {"bc": float(errors.detach().mean()), "weight": float(weight.mean())}
         if agent.beta is not None:
             total = total - self._picked(z, counts)
@@ -84,8 +84,14 @@ class ActorLoss:
         agent.actor.requires_grad_(True)
         return weighted_mean(reduced(agent.critic(z, own), "min"), counts)
 
+    def examples(self, counts: Float[Tensor, " N"], batch: Batch) -> Float[Tensor, " N"]:
+        """How much rows count in imitation."""
+        if self.agent.config.actor.examples == "all" or batch.won is None:
+            return counts
+        return counts * batch.won.repeat_interleave(len(counts) // len(batch.won))
+
     @torch.no_grad()
-    def _weights(self, z: Tensor, action: Tensor, earned: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    def weights(self, z: Tensor, action: Tensor, earned: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """(how much each row is imitated, what the actor is shown)."""
         agent, config = self.agent, self.agent.config.actor
         if not config.beta and agent.beta is None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from hardware.types import Source
-from robolearn.agents.agent import Agent, AgentConfig, Keep, keeping
+from robolearn.agents.agent import Agent
 from robolearn.agents.axes import Flight
+from robolearn.agents.config import AgentConfig, Keep, keeping
 from robolearn.core.types import Metrics
 from robolearn.data.episode import Episode
 from robolearn.data.replay import Replay
@@ -23,10 +24,11 @@ class FineTuning:
     """`offline(n)` learns from old rows; after `begin_online` each episode goes to `add`, and `learn` follows it.
 
     old: what was recorded before; it may be empty (learning from scratch). seed: of the learner's noise and the draws of rows.
+    taught: the actor knows the old rows already, as a chunk policy from `robolearn train` does; offline, only the rest learns.
     """
 
-    def __init__(self, agent: Agent, old: Replay, seed: int = 0):
-        self.agent, self.config = agent, agent.config
+    def __init__(self, agent: Agent, old: Replay, seed: int = 0, taught: bool = False):
+        self.agent, self.config, self.taught = agent, agent.config, taught
         self.learner = AgentLearner(agent, torch.Generator().manual_seed(seed))
         self.old, self.new = old, Replay(old.spec, old.history, old.column("features").shape[1], old.discount)
         self.rng = np.random.default_rng(seed)
@@ -37,7 +39,7 @@ class FineTuning:
 
     def offline(self, updates: int) -> list[Metrics]:
         """So many updates on the old rows alone."""
-        return [self.learner.update(self._draw()) for _ in range(updates)]
+        return [self.learner.update(self._draw(), actor=not self.taught) for _ in range(updates)]
 
     def settle(self, what: Keep) -> None:
         """Before the online phase: what is better, the policy or the data, and so is kept."""
@@ -141,13 +143,19 @@ class FineTuning:
         self._slow = state["slow"]
 
 
-def fit_units(agent: Agent, rows: Replay) -> None:
-    """The agent's units from recorded rows: states and features as they are, actions over their whole admitted range."""
+def fit_units(agent: Agent, rows: Replay, policy: bool = True) -> None:
+    """The agent's units from recorded rows: states and features as they are, actions over their whole admitted range.
+
+    policy: its chunk policy's as well, which are those of the rows; one that was trained keeps its own.
+    """
     agent.state_norm.fit(rows.column("state"))
     if agent.feature_norm is not None:
         agent.feature_norm.fit(rows.column("features"))
     action = agent.spec.action
     agent.action_norm.fit(np.array([action.low, action.high]))
+    if policy and (own := agent.policy) is not None:
+        actions = rows.read(np.arange(len(rows)), own.horizon).action.numpy() if own.space.relative else rows.column("action")
+        own.fit_normalizers(rows.column("state"), actions, rows.column("features") if own.encoder else None)
 
 
 def build(config: AgentConfig, old: Replay, seed: int = 0) -> FineTuning:

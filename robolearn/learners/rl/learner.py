@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from robolearn.agents.agent import Agent
+from robolearn.agents.axes import phased
 from robolearn.core.types import Batch, Metrics
 from robolearn.data.replay import Replay
 from robolearn.learners.rl.actor_loss import ActorLoss
 from robolearn.learners.rl.bonus import Novelty, SuccessClassifier, disagreement, state_entropy
+from robolearn.learners.rl.chunk_imitation import ChunkImitation
 from robolearn.learners.rl.critic_loss import Walked, critic_loss
 from robolearn.learners.rl.density import ActionDensity
 from robolearn.learners.rl.dynamics_ratio import DynamicsRatio
@@ -31,7 +33,8 @@ class AgentLearner:
         self.agent, self.generator, self.config = agent, generator, agent.config
         config, action = agent.config, agent.spec.action.dim
         self.updates, self.online_updates, self.actor_updates = 0, 0, 0
-        self.rows = max(config.model.horizon if config.model else 1, config.critic.steps)  # of a sequence
+        chunk = agent.policy.horizon if agent.policy else 1
+        self.rows = max(config.model.horizon if config.model else 1, config.critic.steps, chunk)  # of a sequence
         self.density = ActionDensity(agent.latent, action, config.actor.width) if any(config.actor.density) else None
         self.novelty = Novelty(agent.latent) if config.reward.bonus == "novelty" else None
         self.classifier = SuccessClassifier(agent.latent, action) if config.reward.source == "classifier" else None
@@ -51,8 +54,10 @@ class AgentLearner:
             rest = [*agent.model.dynamics.parameters(), *agent.model.outcome.parameters()]
             critic += [{"params": encoder, "lr": config.critic.lr * agent.model.config.encoder_rate}, {"params": rest}]
         self.optimizers["critic"] = torch.optim.Adam(critic, lr=config.critic.lr, fused=True)
-        actor = [*agent.actor.parameters(), *(agent.beta.parameters() if agent.beta else ()), agent.log_temperature]
-        self.optimizers["actor"] = torch.optim.Adam([p for p in actor if p.requires_grad], lr=config.actor.lr, fused=True)
+        if agent.policy is None:
+            actor = [*agent.actor.parameters(), *(agent.beta.parameters() if agent.beta else ()), agent.log_temperature]
+            self.optimizers["actor"] = torch.optim.Adam([p for p in actor if p.requires_grad], lr=config.actor.lr, fused=True)
+        self.imitation = ChunkImitation(agent, self.actor_loss) if agent.policy is not None else None
         extra = [p for part in self._extras.values() for p in part.parameters() if p.requires_grad]
         if extra:
             self.optimizers["extra"] = torch.optim.Adam(extra, lr=config.critic.lr, fused=True)
@@ -92,6 +97,9 @@ class AgentLearner:
 
     def update_actor(self, walked: Walked, batch: Batch) -> Metrics:
         agent = self.agent
+        if self.imitation is not None:
+            self.actor_updates += 1
+            return self.imitation.update(walked, batch) if phased(self.config.actor.bc, self.phase) else {}
         agent.critic.requires_grad_(False)  # its own gradients are not asked for
         try:
             with agent.precision:
@@ -107,11 +115,14 @@ class AgentLearner:
         """Set the model's medians from held-out rows: how far the heads differ where they should agree, and how far they are off."""
         agent = self.agent
         assert agent.model is not None
-        known = sequences(held_out.read(np.arange(len(held_out)), 1), agent, 1, self.config.reward)
-        z, after = agent.encode(known.inputs).unbind(1)
-        spread, error = agent.model.spread(z, known.action[:, 0]), agent.model.error(z, known.action[:, 0], after)
-        agent.model.spread_median.copy_(spread.median().clamp(min=1e-12))
-        agent.model.error_median.copy_(error[known.followed[:, 0]].median().clamp(min=1e-12))
+        steps = agent.horizon
+        known = sequences(held_out.read(np.arange(len(held_out)), steps), agent, steps, self.config.reward)
+        z = agent.encode(known.inputs)
+        agent.model.spread_median.copy_(agent.model.spread(z[:, 0], known.action[:, 0]).median().clamp(min=1e-12))
+        for t in range(1, steps + 1):
+            if bool((there := known.real[:, t - 1] & known.followed[:, t - 1]).any()):
+                error = agent.model.error(z[there, 0], known.action[there, :t], z[there, t])
+                agent.model.error_median[t - 1] = error.median().clamp(min=1e-12)
         return float(agent.model.spread_median)
 
     def _step(self, name: str, loss: Tensor, parts: list[nn.Module | None]) -> None:
@@ -170,14 +181,20 @@ class AgentLearner:
             z = self.agent.encode(known.inputs[:, :2])
         return torch.where(batch.fresh, 1.0, self.ratio(z[:, 0], known.action[:, 0], z[:, 1]))
 
+    @property
+    def _generators(self) -> list[torch.Generator]:
+        policy = self.agent.policy
+        return [self.generator, self.agent.generator] + ([policy.generator] if policy is not None else [])
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data: an update after load_state_dict equals the one that would have followed."""
         return {
             "agent": self.agent.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "extras": {name: part.state_dict() for name, part in self._extras.items()},
+            "imitation": None if self.imitation is None else self.imitation.state_dict(),
             "counts": [self.updates, self.online_updates, self.actor_updates],
-            "generators": [self.generator.get_state(), self.agent.generator.get_state()],
+            "generators": [generator.get_state() for generator in self._generators],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -186,6 +203,8 @@ class AgentLearner:
             optimizer.load_state_dict(state["optimizers"][name])
         for name, part in self._extras.items():
             part.load_state_dict(state["extras"][name])
+        if self.imitation is not None:
+            self.imitation.load_state_dict(state["imitation"])
         self.updates, self.online_updates, self.actor_updates = state["counts"]
-        self.generator.set_state(state["generators"][0])
-        self.agent.generator.set_state(state["generators"][1])
+        for generator, where in zip(self._generators, state["generators"], strict=True):
+            generator.set_state(where)

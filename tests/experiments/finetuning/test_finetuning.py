@@ -14,8 +14,8 @@ import torch
 import hardware
 from hardware import RobotConfig
 from hardware.types import Source
-from robolearn.agents.agent import AgentConfig, PlannerConfig
 from robolearn.agents.axes import Actor, Critic, Reward, Update, Warmup
+from robolearn.agents.config import AgentConfig, PlannerConfig
 from robolearn.core.checkpoint import load_policy
 from robolearn.core.errors import UserError, explain
 from robolearn.core.files import write_atomic

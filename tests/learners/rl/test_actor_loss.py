@@ -27,7 +27,7 @@ def lossof(made: Agent, phase: float = 0.0, density: ActionDensity | None = None
 
 def weights(made: Agent, **given: Tensor) -> Tensor:
     rows = {"z": latents(made, N), "action": actions(N), "earned": torch.linspace(-1, 1, N), "counts": torch.ones(N)} | given
-    return ActorLoss(made, generator(), None)._weights(**rows)[0]
+    return ActorLoss(made, generator(), None).weights(**rows)[0]
 
 
 def rated(preset: str, q: float, v: float, **fields) -> Agent:
@@ -64,7 +64,7 @@ def test_the_advantage_may_be_of_what_was_earned_or_over_the_policys_own_action(
 
 
 def test_in_standard_deviations_the_rewards_unit_does_not_matter():
-    made = rated("ours", 0.0, 0.0, actor={"weight_max": 1e3, "beta": 0.5})
+    made = rated("ours", 0.0, 0.0, policy=None, actor={"weight_max": 1e3, "beta": 0.5})
     one = weights(made)
     torch.testing.assert_close(weights(made, earned=50 * torch.linspace(-1, 1, N)), one)
     scaled = torch.linspace(-1, 1, N) / torch.linspace(-1, 1, N).std(correction=0)
@@ -84,7 +84,7 @@ def garbage(made: Agent, half: Tensor) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("preset", ["iql", "ours", "td3_bc", "sac", "fowm", "rorl", "tdmpc2", "famo2o"])
+@pytest.mark.parametrize("preset", ["iql", "moto", "td3_bc", "sac", "fowm", "rorl", "tdmpc2", "famo2o"])
 def test_rows_that_do_not_count_change_nothing(preset):
     made, counts = agent(preset), (torch.arange(N) < 5).float()
     made.critic.spread_range.fill_(2.0)
@@ -100,7 +100,7 @@ def test_rows_that_do_not_count_change_nothing(preset):
 
 
 def test_only_what_the_planner_flew_is_imitated_for_its_sake():
-    made, plain = agent("ours", actor={"planner": 0.5}), agent("ours", actor={"planner": 0.0})
+    made, plain = agent("fowm", actor={"planner": 0.5}), agent("fowm")
     source = torch.tensor([Source.PLANNER, Source.POLICY, Source.HUMAN, Source.PLANNER, *[Source.SCRIPTED] * 4], dtype=torch.uint8)
     counts = torch.linspace(0.2, 1, N)
     loss, without = (lossof(each, source=source, counts=counts)[0] for each in (made, plain))
@@ -112,7 +112,7 @@ def test_only_what_the_planner_flew_is_imitated_for_its_sake():
 
 
 def test_the_planners_rows_of_a_sequence_are_told_row_by_row():
-    made, plain = agent("ours"), agent("ours", actor={"planner": 0.0})
+    made, plain = agent("fowm", actor={"planner": 0.5}), agent("fowm")
     source = torch.tensor([[Source.PLANNER] * 5 + [Source.POLICY] * 11, [Source.POLICY] * 16], dtype=torch.uint8)
     z, action, earned, counts = latents(made, 10), actions(10), torch.zeros(10), torch.ones(10)
     total = [
@@ -202,7 +202,7 @@ def test_a_family_learns_with_every_beta_and_only_the_picker_picks():
     torch.nn.init.normal_(made.beta.net.last.weight, std=0.1)
     rows = ActorLoss(made, generator(), None)
     z, action = latents(made, N), actions(N)
-    weight, told = rows._weights(z, action, torch.zeros(N), torch.ones(N))
+    weight, told = rows.weights(z, action, torch.zeros(N), torch.ones(N))
     betas = made.beta.draw(N, generator(), z.device)
     advantage = made.critic(z, action, target=True).amin(0) - made.value(z)
     torch.testing.assert_close(told, made.beta.beside(z, betas))

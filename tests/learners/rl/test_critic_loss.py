@@ -112,7 +112,7 @@ def test_garbage_past_an_episodes_end_changes_nothing(preset):
 
 
 def test_value_and_rewards_shape_what_the_encoder_sees():
-    made = agent("ours", model={"consistency": 0.0, "reward": 0.0, "ends": 0.0}, critic={"loss": "mse"})
+    made = agent("ours", policy=None, model={"consistency": 0.0, "reward": 0.0, "ends": 0.0}, critic={"loss": "mse"})
     drawn = batch(made, 8, 16)
     loss, metrics, walked = lossof(made, drawn)
     loss.backward()
@@ -126,7 +126,7 @@ def test_the_models_value_weight_scales_q_and_v_and_pessimism():
     drawn = batch(agent("ours"), 8, 16)
     total = []
     for value in (0.0, 1.0):
-        made = agent("ours", model={"value": value}, critic={"pessimism": "cql", "weight": [2.0, 2.0]})
+        made = agent("ours", policy=None, model={"value": value}, critic={"pessimism": "cql", "weight": [2.0, 2.0]})
         loss, metrics, _ = lossof(made, drawn)
         total.append(float(loss.detach()))
     assert total[1] - total[0] == pytest.approx(metrics["q"] + metrics["v"] + 2 * metrics["pessimism"], rel=1e-4)

@@ -59,7 +59,7 @@ def test_the_update_after_a_round_trip_is_the_one_that_would_have_followed(tmp_p
     assert torch.equal(one.agent.act(look(1)), other.agent.act(look(1)))  # its noise goes on, too
 
 
-@pytest.mark.parametrize("preset", ["iql", "ours", "sac"])
+@pytest.mark.parametrize("preset", ["iql", "moto", "sac"])
 def test_losses_fall_on_rows_it_sees_again(preset):
     one = learner(preset)
     rows = drawn(one, 0)
