@@ -14,6 +14,7 @@ from robolearn.core.checkpoint import read_header
 from robolearn.core.config import from_dict
 from robolearn.core.errors import UserError
 from robolearn.evaluation.sequential import ImprovementConfig
+from robolearn.planning.gate import GateConfig
 from robolearn.policies.chunk import ChunkConfig
 
 
@@ -50,6 +51,9 @@ class Config:
     """auto compares the offline policy's return, on `regime_episodes` flown first, with the data's, and keeps the better one (Three
     Regimes): the policy without the data, or the data in half of every batch."""
     regime_episodes: int = 10
+    gate: GateConfig | None = None
+    """Before the planner: above a novelty that so few of the warm-up's frozen episodes reach, the policy's own plan; where that is strange
+    as well, hold (triggers.jsonl). It is advice; the governor is below it in any case."""
     improvement: ImprovementConfig | None = None
     """Judge the result on fresh episodes against the frozen ones of the warm-up, and roll back unless it is not worse."""
     threads: int = 1
@@ -75,6 +79,8 @@ _RANGES = (  # field, unit, least, greatest
     ("offline_updates", "updates", 0, 100 * _MANY),
     ("held_out", "of the episodes", 0.01, 0.9),
     ("threads", "CPU threads", 1, 1024),
+    ("gate.risk", "of familiar episodes", 1e-4, 0.9999),
+    ("gate.patience", "decisions", 0, _MANY),
 )
 _AGENT_RANGES = (  # of `agent`; those of a part that is null do not count
     ("history", "observations", 1, 1000),
@@ -123,13 +129,17 @@ _AGENT_RANGES = (  # of `agent`; those of a part that is null do not count
 
 def check(config: Config) -> None:
     """UserError for the first value out of its range; NaN is out of every range."""
-    _check_ranges(config, _RANGES)
+    _check_ranges(config, [row for row in _RANGES if config.gate is not None or not row[0].startswith("gate.")])
     there = [row for row in _AGENT_RANGES if getattr(config.agent, row[0].split(".")[0]) is not None]
     _check_ranges(config.agent, there, "agent.")
     if config.regime == "auto" and not 2 <= config.regime_episodes < config.episodes:
         raise UserError(f"regime_episodes: {config.regime_episodes} episodes; valid 2 to one less than episodes = {config.episodes}")
-    if config.improvement is not None and not (config.agent.warmup.frozen or config.regime == "auto"):
+    frozen = bool(config.agent.warmup.frozen) or config.regime == "auto"
+    if config.improvement is not None and not frozen:
         raise UserError("improvement: given, but agent.warmup.frozen is 0; the offline policy needs episodes of its own to compare with")
+    if config.gate is not None and (config.agent.planner is None or not frozen):
+        lacks = "agent.planner is null" if config.agent.planner is None else "agent.warmup.frozen is 0"
+        raise UserError(f"gate: given, but {lacks}; it judges plans by what the offline policy's episodes were like")
 
 
 def _check_ranges(config: object, ranges: Iterable[tuple[str, str, float, float]], prefix: str = "") -> None:

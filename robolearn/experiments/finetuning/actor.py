@@ -30,6 +30,7 @@ from robolearn.evaluation.regime import regime
 from robolearn.evaluation.sequential import Improvement, Verdict
 from robolearn.experiments.finetune_config import Config
 from robolearn.experiments.finetuning.channel import Channel
+from robolearn.experiments.finetuning.gating import Gating
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.random_pilot import RandomPilot
 from robolearn.runtime.rollout import rollout
@@ -37,7 +38,7 @@ from robolearn.tasks import task_for
 
 LOGGED = (
     *("episode", "flight", "success", "return", "length", "interventions", "stopped", "setpoints", "violations"),
-    *("uncertainty", "uncertainty_max"),
+    *("uncertainty", "uncertainty_max", "novelty_max", "gated"),
 )
 ENDS_S = 5.0  # within which the learner ends once it is let go
 
@@ -83,6 +84,7 @@ class Actor:
         origin = {"source": "robolearn finetune", "data": str(config.data)}
         self.online = EpisodeStore.open(path, "a") if path.exists() else EpisodeStore.create(path, robot.spec, origin)
         self.task = task_for(config.robot.body)
+        self._gating: Gating | None = None
         self._complete_log()
 
     def fly_all(self, learner: subprocess.Popen[bytes]) -> Iterator[Mapping[str, Any]]:
@@ -159,13 +161,31 @@ class Actor:
 
     def _fly(self, index: int, flight: str, seed: int, rng: np.random.Generator) -> Episode:
         source = Source.PLANNER if self.agent.config.planner else Source.POLICY
-        pilot = RandomPilot(self.robot.spec, seed) if flight == "random" else PolicyPilot(self.agent, self.chunk, seed, source)
+        gating = self._gate() if self.config.gate is not None and flight in ("learning", "judged") else None
+        if flight == "random":
+            pilot = RandomPilot(self.robot.spec, seed)
+        elif gating is not None:
+            pilot = gating.pilot(self.agent, self.chunk, seed)
+        else:
+            pilot = PolicyPilot(self.agent, self.chunk, seed, source)
         written, violations = self.probe.setpoints, Counter(self.probe.violations)
         episode = rollout(self.robot, pilot, self.task, rng)
         measured = {"setpoints": self.probe.setpoints - written, "violations": dict(self.probe.violations - violations)}
         if (doubt := episode.notes.get("uncertainty")) is not None:
             measured |= {"uncertainty": float(np.nanmean(doubt)), "uncertainty_max": float(np.nanmax(doubt))}
+        if (novelty := episode.notes.get("novelty")) is not None:
+            measured |= {"novelty_max": float(np.max(novelty))}
+        if gating is not None:
+            measured |= {"gated": gating.write(index, flight)}
         return replace(episode, meta={"episode": index, "flight": flight, **episode.meta, **measured})
+
+    def _gate(self) -> Gating:
+        """Calibrated once, on what the offline policy flew. UserError: it flew too little."""
+        if self._gating is None:
+            assert self.config.gate is not None
+            familiar = [meta["novelty_max"] for meta in self._flown() if meta["flight"] == "frozen"]
+            self._gating = Gating(self.config.gate, familiar, self.config.out)
+        return self._gating
 
     def _log(self, kind: str, meta: Mapping[str, Any]) -> Mapping[str, Any]:
         row = {name: meta[name] for name in LOGGED if name in meta}

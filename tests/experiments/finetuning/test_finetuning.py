@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from robolearn.experiments.finetuning import actor
 from robolearn.experiments.finetuning.channel import Channel
 from robolearn.experiments.finetuning.learner import LearnerProcess
 from robolearn.models.encoders.cnn import SmallCnnConfig
+from robolearn.planning.gate import GateConfig
 from robolearn.planning.search import SearchConfig
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.rollout import rollout
@@ -281,6 +283,8 @@ def test_nothing_is_flown_at_random_on_a_robot_without_a_world(config):
         ({"agent": replace(AGENT, warmup=Warmup(random=-5))}, "agent.warmup.random: -5 decisions"),
         ({"agent": replace(AGENT, warmup=Warmup())}, "improvement: given, but agent.warmup.frozen is 0"),
         ({"agent": replace(AGENT, planner=PlannerConfig())}, "agent: planner: given, but no model"),
+        ({"gate": GateConfig()}, "gate: given, but agent.planner is null"),
+        ({"gate": GateConfig(risk=float("nan"))}, "gate.risk: nan of familiar episodes"),
         ({"regime": "auto", "regime_episodes": 4}, "regime_episodes: 4 episodes; valid 2 to one less than episodes = 4"),
         ({"robot": RobotConfig(body="fake:state", rate_hz=25.0)}, "{data}: recorded on another robot (data != robot): rate_hz"),
     ],
@@ -290,6 +294,29 @@ def test_what_does_not_fit_is_one_line_and_leaves_nothing(config, changes, messa
         finetune.run(replace(config, **changes))
     assert str(error.value).startswith(message.format(data=config.data))
     assert not config.out.exists()
+
+
+@pytest.mark.slow
+def test_a_gate_is_calibrated_on_the_frozen_flights_and_its_triggers_are_kept(data, tmp_path):
+    agent = replace(LOOKS_AHEAD, warmup=Warmup(frozen=300))
+    config = tuned(data, tmp_path / "run", agent=agent, improvement=None, gate=GateConfig(risk=0.4, patience=2))
+    finetune.run(config)
+    rows = [row for row in read_metrics(config.out / "metrics.jsonl") if row["kind"] == "episode"]
+    frozen, learning = ([row for row in rows if row["flight"] == flight] for flight in ("frozen", "learning"))
+    assert len(frozen) == 2 and not any("gated" in row for row in frozen)
+    threshold = max(row["novelty_max"] for row in frozen)  # of two, at a risk of 0.4
+    path = config.out / "triggers.jsonl"
+    triggers = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    assert sum(row["gated"] for row in learning) == len(triggers)
+    assert {row["episode"] for row in learning if row["novelty_max"] > threshold} == {row["episode"] for row in triggers}
+    assert all(row["threshold"] == threshold and row["cause"] != "none" for row in triggers)
+
+
+def test_too_few_frozen_flights_for_the_gates_risk_are_said(data, tmp_path):
+    agent = replace(LOOKS_AHEAD, warmup=Warmup(frozen=60))
+    config = tuned(data, tmp_path / "run", agent=agent, improvement=None, gate=GateConfig(), episodes=2, offline_updates=2)
+    with pytest.raises(UserError, match="needs at least 19, one per episode; agent.warmup.frozen decides how many .*, 1 so far"):
+        finetune.run(config)
 
 
 def test_one_episode_is_too_few(tmp_path):
