@@ -25,9 +25,8 @@ from peers.unsafe import Unsafe
 import hardware
 from hardware import RobotConfig
 from hardware.types import Source
-from robolearn.agents.agent import Agent
 from robolearn.agents.config import AgentConfig
-from robolearn.core.checkpoint import load_policy, load_state, save_checkpoint, save_state
+from robolearn.core.checkpoint import load_state, save_state
 from robolearn.core.config import from_dict, to_dict
 from robolearn.core.files import append_line
 from robolearn.data.replay import Replay
@@ -86,15 +85,8 @@ def data_of(task: str, folder: Path) -> EpisodeStore:
 
 def run(task: str, method: str, seed: int, asked: argparse.Namespace) -> dict[str, Any]:
     """One run: its success before and after, and what happened in between."""
-    torch.set_num_threads(1)
-    store, began = data_of(task, asked.data), time.monotonic()
-    config = config_of(method, json.loads(asked.changes))
-    (train,), (held_out,) = split(store, 0.1, np.random.default_rng(seed))
-    old, calibration = Replay(store.spec, config.history, discount=config.discount), Replay(store.spec, config.history)
-    old.extend(store, train)
-    calibration.extend(store, held_out)
-    tuning = build(config, old, seed)
-    learn_offline(tuning, asked.offline if config.carry.policy or config.carry.critic or config.carry.model else 0, asked.data / task)
+    began = time.monotonic()
+    tuning, calibration = learned(task, method, seed, asked.offline, asked.data, asked.changes)
     with hardware.open(RobotConfig(body=TASKS[task])) as robot:
         familiar: list[np.ndarray] = []
         before = score(robot, tuning, task, asked, calibration, familiar)
@@ -118,23 +110,18 @@ def run(task: str, method: str, seed: int, asked: argparse.Namespace) -> dict[st
     }
 
 
-def trained(task: str, method: str, seed: int, updates: int, folder: Path) -> tuple[Agent, Replay, Replay]:
-    """(an agent after the offline phase, the rows it learned from, held-out rows). Trained once, kept in `folder`."""
+def learned(task: str, method: str, seed: int, updates: int, folder: Path, changes: str = "{}") -> tuple[FineTuning, Replay]:
+    """(an agent after the offline phase, held-out rows)."""
     torch.set_num_threads(1)
-    store, config = data_of(task, folder), config_of(method, {})
+    store, config = data_of(task, folder), config_of(method, json.loads(changes))
     (train,), (held_out,) = split(store, 0.1, np.random.default_rng(seed))
     old, calibration = (Replay(store.spec, config.history, discount=config.discount).extend(store, rows) for rows in (train, held_out))
-    path = folder / f"{task}_{method}_{seed}_{updates}.pt"
-    if path.exists():
-        agent = load_policy(path, store.spec)
-        assert isinstance(agent, Agent)
-        return agent, old, calibration
     tuning = build(config, old, seed)
-    tuning.offline(updates)
+    carried = config.carry.policy or config.carry.critic or config.carry.model
+    learn_offline(tuning, updates if carried else 0, folder / task)
     if tuning.agent.model is not None:
         tuning.learner.calibrate(calibration)
-    save_checkpoint(path, tuning.agent, config)
-    return tuning.agent, old, calibration
+    return tuning, calibration
 
 
 def learn_offline(tuning: FineTuning, updates: int, folder: Path) -> None:

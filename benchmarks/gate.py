@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fowm import TASKS, trained
+from fowm import TASKS, learned
 from scipy import stats
 
 import hardware
@@ -79,7 +79,8 @@ if __name__ == "__main__":
     words.add_argument("--episodes", type=int, default=60, help="of every kind")
     words.add_argument("--data", type=Path, default=Path("runs/fowm"))
     asked = words.parse_args()
-    agent, _, _ = trained(asked.task, "ours", asked.seed, asked.updates, asked.data)
+    tuning, _ = learned(asked.task, "ours", asked.seed, asked.updates, asked.data)
+    agent = tuning.agent
     agent.release.fill_(1.0)
     pilot = PolicyPilot(agent, agent.horizon)
     worlds: dict[str, tuple[Callable[[Any], None] | None, Pilot]] = {

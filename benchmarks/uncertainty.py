@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fowm import TASKS, trained
+from fowm import TASKS, learned
 
 from robolearn.agents.agent import Agent
 from robolearn.data.replay import Replay
@@ -48,6 +48,6 @@ if __name__ == "__main__":
     asked = words.parse_args()
     for task in asked.tasks:
         for seed in asked.seeds:
-            agent, _, held_out = trained(task, "ours", seed, asked.updates, asked.data)
-            row = {name: round(value, 3) for name, value in correlations(agent, held_out).items()}
+            tuning, held_out = learned(task, "ours", seed, asked.updates, asked.data)
+            row = {name: round(value, 3) for name, value in correlations(tuning.agent, held_out).items()}
             print(json.dumps({"task": task, "seed": seed, **row}), flush=True)
