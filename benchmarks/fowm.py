@@ -46,7 +46,7 @@ TASKS = {"reach": "robosuite:Reach:state", "push": "robosuite:Push:state", "lift
 SHARED = {"discount": 0.97, "reward": {"shift": -1.0}, "critic": {"width": 128}, "actor": {"width": 128}, "update": {"batch": 128}}
 MODEL = {"model": {"width": 128, "encoder_width": 128}}
 SMALL_SEARCH = {"planner": {"search": {"samples": 64, "proposals": 16, "elites": 12, "iterations": 3}}}
-BOLD = {"planner": {"caution": {"heads": 0, "critics": 0, "dynamics": 0}}}
+BOLD = {"planner": {"caution": {"heads": 0, "critics": 0, "dynamics": 0, "margin": 0}}}
 METHODS: dict[str, list[dict[str, Any]]] = {
     "ours": [{"preset": "ours"}, MODEL],
     "no_penalty": [{"preset": "ours"}, MODEL, BOLD],

@@ -24,7 +24,7 @@ from robolearn.experiments.finetune_config import ours
 from robolearn.models.encoders.cnn import SmallCnnConfig
 from robolearn.planning.caution import Caution
 
-METHODS = {"ours": Caution(), "no_penalty": Caution(heads=0, critics=0, dynamics=0)}
+METHODS = {"ours": Caution(), "no_penalty": Caution(heads=0, critics=0, dynamics=0, margin=0)}
 
 
 def run(task: str, method: str, seed: int, asked: argparse.Namespace) -> dict:

@@ -254,7 +254,8 @@ class Agent(Policy):
     def _thought(self, z: Float[Tensor, "1 L"], plans: Float[Tensor, "2 H A"], chosen: int, surprise: float) -> dict[str, float]:
         """What there is to log about the policy's own plan and the one that is flown; every doubt is asked for, whatever the caution.
 
-        novelty: the heads' spread about the first action, or the surprise at what the last one did where that is more; both in medians.
+        gain: of the plan, its doubts taken off, over the policy's own, before the margin. novelty: the heads' spread about the first action,
+        or the surprise at what was done last where that is more; both in medians.
         """
         planner = self.config.planner
         assert planner is not None
@@ -264,7 +265,11 @@ class Agent(Policy):
         apart = imagined.spread[:, 0] / self.model.spread_median
         self.own = self.action_norm.unnormalize(plans[0])
         said = score(
-            imagined, self.config.discount, self.critic.spread_range, self.model.spread_median, replace(planner.caution, units="range")
+            imagined,
+            self.config.discount,
+            self.critic.spread_range,
+            self.model.spread_median,
+            replace(planner.caution, units="range", margin=0.0),
         )
         steps = planner.search.horizon
         return {

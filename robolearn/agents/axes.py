@@ -39,8 +39,9 @@ class Replay:
     """append: one pool. balanced: `offline` of every batch is old. alternate: `update.inner` batches old, as many new."""
     offline: float = 0.5
     """balanced: the old rows' share of a batch in the end."""
-    ramp: bool = False
-    """balanced: the new rows' share grows with their number. Half from the start is half from one episode, learned by heart."""
+    ramp: int = 0
+    """balanced: online rows until the new ones have their share, which grows with them; half from the start is half from one episode,
+    learned by heart. 0: at once."""
     interventions: bool = False
     """Rows that a person flew online count as old ones as well: demonstrations like the first."""
     ratio: bool = False

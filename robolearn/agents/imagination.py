@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robolearn.agents.critic import reduced
-from robolearn.planning.caution import Caution, Score, score
+from robolearn.planning.caution import Caution, Score, expected, score
 from robolearn.worldmodels.imagined import Imagined
 
 if TYPE_CHECKING:
@@ -61,6 +61,11 @@ class Imagination:
             q_std[rows] = self._critics_spread(path, plans, rows)
         return self._score(replace(imagined, q_std=q_std))
 
+    @torch.no_grad()
+    def returns(self, z: Float[Tensor, "N L"], plans: Float[Tensor, "N H A"]) -> Float[Tensor, " N"]:
+        """What the heads expect on average of plans, each from its own latent."""
+        return expected(self._walk(z, plans)[0], self.agent.config.discount).mean(0)
+
     def imagine(self, z: Float[Tensor, "1 L"], plans: Float[Tensor, "N H A"]) -> Imagined:
         """Every head through every plan, from one latent, and the critics' spread all along."""
         imagined, path = self._walk(z, plans)
@@ -69,7 +74,8 @@ class Imagination:
 
     def _score(self, imagined: Imagined) -> Score:
         agent = self.agent
-        return score(imagined, agent.config.discount, agent.critic.spread_range, self.model.spread_median, self.caution)
+        model = self.model
+        return score(imagined, agent.config.discount, agent.critic.spread_range, model.spread_median, self.caution, model.return_error)
 
     def _worth_asking(self, bound: Float[Tensor, " N"], elites: int, q_std: Float[Tensor, "N T"]):
         """Blocks of rows, the most promising first, row 0 among them; q_std is filled in between."""
@@ -89,7 +95,7 @@ class Imagination:
         scale = self.agent.critic.spread_range if self.caution.units == "range" else 1.0
         return self.caution.critics * gamma / scale
 
-    def _walk(self, z: Float[Tensor, "1 L"], plans: Float[Tensor, "N H A"]) -> tuple[Imagined, Path]:
+    def _walk(self, z: Float[Tensor, "M L"], plans: Float[Tensor, "N H A"]) -> tuple[Imagined, Path]:
         model, (count, horizon, _) = self.model, plans.shape
         heads = model.config.heads
         z_heads = z.expand(heads, count, -1)

@@ -85,6 +85,7 @@ _RANGES = (  # field, unit, least, greatest
 _AGENT_RANGES = (  # of `agent`; those of a part that is null do not count
     ("history", "observations", 1, 1000),
     ("discount", "per decision", 0.0, 1.0),
+    ("replay.ramp", "online rows", 0, _MANY),
     ("warmup.random", "decisions", 0, _MANY),
     ("warmup.frozen", "decisions", 0, _MANY),
     ("warmup.critic_updates", "updates", 0, _MANY),
@@ -117,6 +118,7 @@ _AGENT_RANGES = (  # of `agent`; those of a part that is null do not count
     ("planner.caution.heads", "standard deviations", 0.0, float("inf")),
     ("planner.caution.critics", "(a weight)", 0.0, float("inf")),
     ("planner.caution.dynamics", "(a weight)", 0.0, float("inf")),
+    ("planner.caution.margin", "held-out errors", 0.0, float("inf")),
     ("update.utd", "updates per decision", 0.0, 1000.0),
     ("update.actor_every", "updates", 1, _MANY),
     ("update.batch", "rows", 2, _MANY),

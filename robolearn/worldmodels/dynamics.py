@@ -64,6 +64,7 @@ class WorldModel(nn.Module):
 
     spread_median: Tensor
     error_median: Tensor
+    return_error: Tensor
 
     def __init__(self, config: ModelConfig, inputs: int, action: int, calibrated: int = 1):
         """calibrated: actions ahead for which it is known how far off it should be (`error_median`)."""
@@ -77,9 +78,11 @@ class WorldModel(nn.Module):
         # What a step earns and, as the last number, whether it ends the episode: one trunk is a network less to ask in every plan.
         self.outcome = EnsembleMlp(1, latent + action, width, (self.twohot.count if self.twohot else 1) + 1, zero_last=True)
         self.norm = nn.LayerNorm(latent) if config.squash == "sigmoid" else None
-        # On held-out data, where it should know: how far the heads differ, and how far they are off after 1, 2, ... actions.
+        # On held-out data, where it should know: how far the heads differ, how far they are off after 1, 2, ... actions, and how far the
+        # returns are that plans are expected to earn, in value ranges; 1 until that is measured.
         self.register_buffer("spread_median", torch.ones(()))
         self.register_buffer("error_median", torch.ones(calibrated))
+        self.register_buffer("return_error", torch.ones(()))
 
     def squash(self, x: Float[Tensor, "*N L"]) -> Float[Tensor, "*N L"]:
         if self.norm is not None:

@@ -116,12 +116,12 @@ def test_proposals_take_the_heads_by_turns():
 @torch.no_grad()
 def test_the_judge_scores_with_the_agents_own_units(made):
     z, plans = latents(made, 1), actions(PLANS, HORIZON)
-    judge = lambda: Imagination(made, Caution(0.0, 1.0, 0.0)).judge(z, plans).total  # noqa: E731
+    judge = lambda: Imagination(made, Caution(0.0, 1.0, 0.0, margin=0.0)).judge(z, plans).total  # noqa: E731
     one = judge()
     assert one[0] == 0 and one.unique().numel() == PLANS
     made.critic.spread_range.fill_(10.0)
     torch.testing.assert_close(judge(), one / 10)
-    dynamics = lambda: Imagination(made, Caution(0.0, 0.0, 1.0)).judge(z, plans).model_doubt  # noqa: E731
+    dynamics = lambda: Imagination(made, Caution(0.0, 0.0, 1.0, margin=0.0)).judge(z, plans).model_doubt  # noqa: E731
     doubt = dynamics()
     made.model.spread_median.fill_(2.0)
     torch.testing.assert_close(dynamics(), doubt / 2)

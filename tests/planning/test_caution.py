@@ -56,3 +56,14 @@ def test_nothing_is_earned_after_the_end():
     ended = Imagined(x.reward, torch.cat([torch.ones(3, 8, 1), torch.zeros(3, 8, 4)], -1), torch.zeros(3, 8), x.q_std, x.spread)
     first = x.reward[:, :, 0].mean(0)
     torch.testing.assert_close(score(ended, 0.9, ONE, ONE, BOLD).total, first - first[0])
+
+
+def test_another_plan_has_to_beat_what_the_model_was_wrong_by():
+    x, error = imagined(), torch.tensor(0.2)
+    bold, wary = (score(x, 0.9, 10 * ONE, ONE, Caution(0.0, 0.0, 0.0, margin=margin), error).total for margin in (0.0, 2.0))
+    assert wary[0] == bold[0] == 0
+    torch.testing.assert_close(wary[1:], bold[1:] - 0.4)
+    raw = score(x, 0.9, 10 * ONE, ONE, Caution(0.0, 0.0, 0.0, units="raw", margin=2.0), error).total
+    torch.testing.assert_close(raw, 10 * wary)  # the same in the rewards' units
+    plain = Caution(0.0, 0.0, 0.0, relative=False, margin=2.0)
+    torch.testing.assert_close(score(x, 0.9, ONE, ONE, plain, error).total, score(x, 0.9, ONE, ONE, plain).total)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robolearn.agents.agent import Agent
 from robolearn.agents.axes import phased
+from robolearn.agents.imagination import Imagination
 from robolearn.core.types import Batch, Metrics
 from robolearn.data.replay import Replay
 from robolearn.learners.rl.actor_loss import ActorLoss
@@ -19,6 +20,7 @@ from robolearn.learners.rl.critic_loss import Walked, critic_loss
 from robolearn.learners.rl.density import ActionDensity
 from robolearn.learners.rl.dynamics_ratio import DynamicsRatio
 from robolearn.learners.rl.sequences import Sequences, sequences
+from robolearn.learners.rl.targets import returns
 
 TRACKED = 0.01  # step of running statistics
 
@@ -112,17 +114,25 @@ class AgentLearner:
 
     @torch.no_grad()
     def calibrate(self, held_out: Replay) -> float:
-        """Set the model's medians from held-out rows: how far the heads differ where they should agree, and how far they are off."""
+        """Set what the model knows of its own errors from held-out rows; returns the median of how far its heads differ."""
         agent = self.agent
         assert agent.model is not None
-        steps = agent.horizon
+        planner = self.config.planner
+        ahead = planner.search.horizon if planner else 1
+        steps = max(agent.horizon, ahead, self.config.critic.steps)
         known = sequences(held_out.read(np.arange(len(held_out)), steps), agent, steps, self.config.reward)
         z = agent.encode(known.inputs)
         agent.model.spread_median.copy_(agent.model.spread(z[:, 0], known.action[:, 0]).median().clamp(min=1e-12))
-        for t in range(1, steps + 1):
+        for t in range(1, agent.horizon + 1):
             if bool((there := known.real[:, t - 1] & known.followed[:, t - 1]).any()):
                 error = agent.model.error(z[there, 0], known.action[there, :t], z[there, t])
                 agent.model.error_median[t - 1] = error.median().clamp(min=1e-12)
+        seen = known.grounded[:, :ahead].all(1)
+        if planner is not None and agent.value is not None and bool(seen.any()):
+            earned = returns(known, agent.value(z[:, 1:]), self.config.discount, self.config.critic.trace)[seen, 0]
+            plans = known.action[seen, :ahead]
+            off = Imagination(agent, planner.caution, planner.terminal).returns(z[seen, 0], plans) - earned
+            agent.model.return_error.copy_(off.square().mean().sqrt() / agent.critic.spread_range)
         return float(agent.model.spread_median)
 
     def _step(self, name: str, loss: Tensor, parts: list[nn.Module | None]) -> None:

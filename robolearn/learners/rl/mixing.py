@@ -42,7 +42,7 @@ class Mixing:
             case "alternate":
                 return count * (self.draws // self.turn % 2)
         share = 1 - self.mix.offline
-        return max(1, round(count * share * (min(1.0, new / old) if self.mix.ramp else 1.0)))
+        return max(1, round(count * share * (min(1.0, new / self.mix.ramp) if self.mix.ramp else 1.0)))
 
     def _part(self, replay: Replay, count: int, rows: int, fresh: bool) -> Batch | None:
         if count == 0:

@@ -149,6 +149,27 @@ def test_calibration_is_the_median_of_what_heads_disagree_about_where_they_shoul
     assert said == pytest.approx(float(spread.median())) == float(made.model.spread_median)
 
 
+def test_the_margin_is_how_far_expected_returns_were_from_those_that_were_earned():
+    one, held_out = learner("ours"), replay(4, first=70)
+    made = one.agent
+    assert made.model is not None and made.value is not None
+    assert float(made.model.return_error) == 1.0  # not measured: the policy's own plan
+    say(made.value.net, 2.0)  # rewards begin at nothing: every plan is expected to earn what its end is worth
+    made.critic.spread_range.fill_(4.0)
+    one.config = replace(one.config, reward=replace(one.config.reward, shift=0.0), critic=replace(one.config.critic, trace=1.0))
+    one.calibrate(held_out)
+    gamma, ahead = one.config.discount, one.config.planner.search.horizon
+    wrong = []
+    for start in range(0, len(held_out), 8):  # episodes of eight rows; every other one is cut off, and goes on
+        reward, ended = held_out.column("reward")[start : start + 8], held_out.column("terminal")[start + 7]
+        known = 8 if ended else 7  # nothing was seen after the last row of one that was cut off
+        alive = float(1 - 0.5) if made.config.model and made.config.model.ends else 1.0  # an untaught model gives every step an even chance
+        for t in range(known - ahead + 1):
+            earned = sum(gamma ** (i - t) * reward[i] for i in range(t, known)) + (0 if ended else gamma ** (known - t) * 2.0)
+            wrong.append(gamma**ahead * alive**ahead * 2.0 - earned)
+    assert float(made.model.return_error) == pytest.approx(float(np.sqrt(np.mean(np.square(wrong)))) / 4.0, rel=1e-4)
+
+
 def rewarded(of: AgentLearner) -> torch.Tensor:
     return of._rewarded(sequences(drawn(of, 0), of.agent, of.rows, of.config.reward)).reward
 

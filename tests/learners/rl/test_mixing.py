@@ -45,8 +45,8 @@ def test_a_balanced_batch_has_its_share_however_few_new_rows_there_are(offline, 
         assert new_share(mixing(500, new, mix="balanced", offline=offline)) == [expected]
 
 
-def test_on_a_ramp_the_new_share_grows_until_there_is_as_much_new_as_old():
-    shares = [new_share(mixing(400, new, mix="balanced", ramp=True))[0] for new in (1, 100, 200, 400, 800)]
+def test_on_a_ramp_the_new_share_grows_until_there_are_so_many_new_rows():
+    shares = [new_share(mixing(400, new, mix="balanced", ramp=400))[0] for new in (1, 100, 200, 400, 800)]
     assert shares == [1, 8, 16, 32, 32]  # never none: what was just flown is worth a look
 
 
