@@ -254,7 +254,7 @@ class Agent(Policy):
     def _thought(self, z: Float[Tensor, "1 L"], plans: Float[Tensor, "2 H A"], chosen: int, surprise: float) -> dict[str, float]:
         """What there is to log about the policy's own plan and the one that is flown; every doubt is asked for, whatever the caution.
 
-        gain: of the plan, its doubts taken off, over the policy's own, before the margin. novelty: the heads' spread about the first action,
+        gain: of the plan, its doubts taken off, over the policy's own, before the margin. novelty: the heads' spread at the first action,
         or the surprise at what was done last where that is more; both in medians.
         """
         planner = self.config.planner
