@@ -7,12 +7,14 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stderr
+from dataclasses import is_dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from types import NoneType
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from robolearn.core.errors import UserError, explain, require_at_least
 
@@ -76,20 +78,19 @@ def parse(verb: str, cls: type, words: Sequence[str], default_file: Path | None 
     """A `cls` from `[config.yaml] [--field value ...]`; raises UserError for what does not fit. default_file: read where none is named."""
     import tyro
 
-    from robolearn.core.config import from_dict, load_config, nested, require_finite
+    from robolearn.core.config import from_dict, nested, read_yaml, require_finite
 
     rest, types = _types(words)
+    parts = list(_optional_parts(cls, rest))
     default: Any = tyro.MISSING_NONPROP
     file = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else default_file
-    if file is not None:
-        if file.is_dir() or (not file.exists() and file.suffix not in (".yaml", ".yml")):
-            field = next((name for name in ("path", "data", "checkpoint", "runs") if name in cls.__dataclass_fields__), "out")
-            raise UserError(
-                f"{file}: the bare argument is a config in YAML; what a verb reads goes behind an option, such as --{field} {file}"
-            )
-        default = load_config(file, cls, types, missing=tyro.MISSING)
-    elif types:
-        default = from_dict(cls, nested(types), f"robolearn {verb}", missing=tyro.MISSING)
+    if file is not None and (file.is_dir() or (not file.exists() and file.suffix not in (".yaml", ".yml"))):
+        field = next((name for name in ("path", "data", "checkpoint", "runs") if name in cls.__dataclass_fields__), "out")
+        raise UserError(f"{file}: the bare argument is a config in YAML; what a verb reads goes behind an option, such as --{field} {file}")
+    if file is not None or types or parts:
+        where = f"robolearn {verb}" if file is None else str(file)
+        data = nested(types, {} if file is None else read_yaml(file), where)
+        default = from_dict(cls, _with_parts(data, parts), where, missing=tyro.MISSING)
     said = io.StringIO()
     try:
         with redirect_stderr(said):
@@ -124,6 +125,33 @@ def _types(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         else:
             rest.append(word)
     return rest, types
+
+
+def _optional_parts(cls: type, words: Sequence[str]) -> Iterator[list[str]]:
+    """`--gate.risk 0.1` speaks of a part that may be absent: it is there, then, and the option is one of its fields."""
+    for word in words:
+        names, inside = word.removeprefix("--").split("=", 1)[0].replace("-", "_").split("."), cls
+        for depth, name in enumerate(names[:-1] if word.startswith("--") else (), 1):
+            annotation = get_type_hints(inside).get(name)
+            classes = [one for one in get_args(annotation) or (annotation,) if is_dataclass(one)]
+            if len(classes) != 1:
+                break
+            if NoneType in get_args(annotation):
+                yield names[:depth]
+            inside: Any = classes[0]
+
+
+def _with_parts(data: dict[str, Any], parts: Iterable[Sequence[str]]) -> dict[str, Any]:
+    """`data`, in which these parts are at least empty mappings, which stand for their defaults."""
+    for part in parts:
+        node: Any = data
+        for name in part:
+            if not isinstance(node, dict):
+                break
+            if node.get(name) is None:
+                node[name] = {}
+            node = node[name]
+    return data
 
 
 def _one_line(box: str) -> str:

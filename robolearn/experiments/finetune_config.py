@@ -27,8 +27,8 @@ class Config:
     """Learn from recordings, then from the robot's own trials: an actor that flies and a learner beside it."""
 
     checkpoint: Path | None = None
-    """A chunk policy from `robolearn train`: it becomes the agent's, in the actor's place, and goes on learning online. None: the agent
-    learns all it knows from `data`."""
+    """A chunk policy from `robolearn train`: it becomes the agent's, in the actor's place, and goes on learning online; the agent then sees
+    what it sees, whatever its own history, state, cameras and encoder say. None: the agent learns all it knows from `data`."""
     data: Path = Path("runs/demo/teleop/dataset.zarr")
     """The store to learn from first; with a checkpoint, the one it was trained on."""
     out: Path = Path("runs/demo/finetune")

@@ -15,6 +15,7 @@ from robolearn.agents.config import AgentConfig, PlannerConfig
 from robolearn.cli import parse
 from robolearn.core.config import from_dict, nested, preset_values, presets, to_dict
 from robolearn.core.errors import UserError
+from robolearn.planning.search import SearchConfig
 from robolearn.worldmodels.dynamics import ModelConfig
 
 PLANE = ArraySpec(("dx", "dy"), ("m", "m"), (-0.1, -0.1), (0.1, 0.1))
@@ -115,3 +116,11 @@ def test_the_command_line_takes_a_preset_and_fields_beside_it():
     iql = preset("iql")
     config = parse("finetune", Config, ["--agent.preset", "iql", "--agent.update.utd", "4"])
     assert config.agent == replace(iql, update=replace(iql.update, utd=4.0))
+
+
+def test_an_option_of_a_part_that_may_be_absent_brings_it_in():
+    config = parse("finetune", Config, ["--agent.preset", "tdmpc2", "--agent.planner.caution.critics", "2"])
+    tdmpc2 = preset("tdmpc2")
+    assert config.agent == preset("tdmpc2", planner={"caution": {"critics": 2.0}}) != tdmpc2  # the rest of the preset's stays
+    assert parse("finetune", Config, ["--agent.planner.search.samples=7"]).agent.planner == PlannerConfig(SearchConfig(samples=7))
+    assert parse("finetune", Config, []).agent.planner is None

@@ -13,16 +13,19 @@ from hardware.types import Source
 from robolearn.agents.agent import Agent
 from robolearn.agents.axes import Update
 from robolearn.agents.config import AgentConfig, PlannerConfig
+from robolearn.cli import parse
 from robolearn.core.checkpoint import load_policy
 from robolearn.core.errors import UserError
 from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.evaluate import Evaluation
+from robolearn.evaluation.sequential import ImprovementConfig
 from robolearn.experiments import evaluate, finetune, teleop, train
 from robolearn.experiments.finetune_config import ours
 from robolearn.learners.imitation import ImitationConfig
 from robolearn.learners.pretraining.keypoints import PretrainConfig
 from robolearn.models.encoders.cnn import SmallCnnConfig
 from robolearn.planning.caution import Caution
+from robolearn.planning.gate import GateConfig
 from robolearn.planning.search import SearchConfig
 from robolearn.policies.bc import BcConfig
 from robolearn.policies.diffusion import DiffusionConfig
@@ -146,3 +149,12 @@ def test_data_of_another_robot_is_refused_by_the_difference(config, tmp_path):
     with pytest.raises(UserError, match=r"dataset\.zarr: recorded on another robot.*cameras"):
         finetune.run(replace(config, data=other / "dataset.zarr"))
     assert not config.out.exists()
+
+
+def test_gate_and_improvement_are_options_of_the_command_line_as_well(tmp_path):
+    file = tmp_path / "finetune.yaml"
+    file.write_text("gate: {patience: 3}\n")
+    words = [str(file), "--gate.risk", "0.2", "--improvement.margin", "0.1", "--agent.preset", "ours"]
+    config = parse("finetune", finetune.Config, words)
+    assert config.gate == GateConfig(risk=0.2, patience=3) and config.improvement == ImprovementConfig(margin=0.1)
+    assert parse("finetune", finetune.Config, []).gate is None
