@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import hardware
 from hardware import RobotConfig
 from hardware.types import RobotSpec, Source
-from robolearn.agents.agent import Agent
 from robolearn.core.checkpoint import load_policy, read_header
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.files import write_atomic
@@ -125,6 +124,8 @@ def read_evaluation(path: Path) -> Evaluation:
 def _fly(config: Config, policy: Policy, goal: Obs | None, digest: str, folder: Run, console: Console) -> None:
     if config.ensemble is None and not 1 <= config.chunk <= policy.horizon:
         raise UserError(f"chunk: {config.chunk} actions; {config.checkpoint} predicts {policy.horizon}: valid 1 to {policy.horizon}")
+    from robolearn.agents.agent import Agent  # only now: --help needs no models
+
     plans = isinstance(policy, Agent) and policy.config.planner is not None
     try:
         pilot = PolicyPilot(
