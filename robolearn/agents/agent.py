@@ -16,7 +16,7 @@ from robolearn.agents.config import AgentConfig, check
 from robolearn.agents.critic import QHeads, Value, reduced
 from robolearn.agents.imagination import Imagination
 from robolearn.core.errors import UserError
-from robolearn.core.types import Batch, Metrics, Obs, Policy, apply
+from robolearn.core.types import Obs, Policy, apply
 from robolearn.models.encoders.base import CameraEncoder
 from robolearn.models.normalizer import Normalizer
 from robolearn.models.precision import autocast
@@ -136,12 +136,6 @@ class Agent(Policy):
         self.generator.manual_seed(seed)
         if self.policy is not None:
             self.policy.seed(seed + 1)
-
-    def loss(self, batch: Batch) -> tuple[Float[Tensor, ""], Metrics]:
-        """What its chunk policy is imitated by; an actor's network is taught by learners.rl."""
-        if self.policy is None:
-            raise NotImplementedError("Agent: it has no chunk policy to imitate with; robolearn finetune teaches it")
-        return self.policy.loss(batch)
 
     def reset(self) -> None:
         """A new episode: the last one's plan is no start."""

@@ -110,3 +110,8 @@ def same_keys(field_name: str, got: Mapping[str, Any], expected: Mapping[str, An
     """ValueError unless `got` has just the names that the spec expects."""
     if set(got) != set(expected):
         raise ValueError(f"{field_name} has {sorted(got)}; the spec has {sorted(expected)}")
+
+
+def not_failed(meta: Mapping[str, Any]) -> bool:
+    """Whether an episode of this meta may be an example: it succeeded, or nobody said that it did not."""
+    return meta.get("success") is not False

@@ -6,14 +6,13 @@ What a draw shows is what Windows(future=True) shows of the same rows, bit for b
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 
 from hardware.types import RobotSpec, Source
 from robolearn.core.types import Batch, Obs
-from robolearn.data.episode import Episode
+from robolearn.data.episode import Episode, not_failed
 from robolearn.data.store import EpisodeStore
 from robolearn.data.tensors import to_obs
 from robolearn.data.windows import history_rows, restrict, state_vector
@@ -43,7 +42,7 @@ class Replay:
     def add(self, episode: Episode, features: np.ndarray | None = None) -> None:
         """One episode; features: float32 (T, E). ValueError: they are missing, or of another shape."""
         state = state_vector(episode.state, self.spec) if self.spec.state else np.zeros((len(episode), 0), np.float32)
-        self._add({"state": state} | {name: getattr(episode, name) for name in _KEPT}, features, _won(episode.meta))
+        self._add({"state": state} | {name: getattr(episode, name) for name in _KEPT}, features, not_failed(episode.meta))
 
     def extend(self, store: EpisodeStore, episodes: Iterable[int] | np.ndarray | None = None, features_key: str | None = None) -> Replay:
         """Episodes of a store (None: all)."""
@@ -55,7 +54,7 @@ class Replay:
         for i in range(len(store)) if episodes is None else episodes:
             rows = slice(int(store.starts[i]), int(store.starts[i]) + store.length(int(i)))
             seen = None if features is None else features[rows]
-            self._add({name: column[rows] for name, column in columns.items()}, seen, _won(store.meta(int(i))))
+            self._add({name: column[rows] for name, column in columns.items()}, seen, not_failed(store.meta(int(i))))
         return self
 
     def column(self, name: str) -> np.ndarray:
@@ -114,7 +113,3 @@ class Replay:
                 larger = np.zeros((max(rows, 2 * len(column), 1024), *column.shape[1:]), column.dtype)
                 larger[: self._count] = column[: self._count]
                 self._columns[name] = larger
-
-
-def _won(meta: Mapping[str, Any]) -> bool:
-    return meta.get("success") is not False

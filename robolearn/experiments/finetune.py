@@ -11,6 +11,7 @@ from rich.console import Console
 
 import hardware
 from hardware.types import RobotSpec
+from robolearn.agents.agent import Agent
 from robolearn.core.errors import UserError
 from robolearn.core.files import require_outside
 from robolearn.core.run import Run
@@ -33,16 +34,16 @@ def run(config: Config) -> dict:
     check(config)
     require_outside(config.out, config.data)
     torch.set_num_threads(config.threads)
-    store_spec = _fitting(config, hardware.spec_of(config.robot))
+    agent = _fitting(config, hardware.spec_of(config.robot))
     with record:
-        record.finish(**actor.run(config, record, store_spec))
+        record.finish(**actor.run(config, record, agent))
     result = record.result()
     console.print(f"{config.out / 'planner.pt'}: {_sentence(result)}", highlight=False)
     return result
 
 
-def _fitting(config: Config, robot: RobotSpec) -> RobotSpec:
-    """What the recordings show. UserError for what does not fit together, before anything starts."""
+def _fitting(config: Config, robot: RobotSpec) -> Agent:
+    """The agent, for what the recordings show. UserError for what does not fit together, before anything starts."""
     if config.checkpoint is not None:
         check_fits(config.checkpoint, robot)
     store = EpisodeStore.open(config.data)
@@ -53,7 +54,7 @@ def _fitting(config: Config, robot: RobotSpec) -> RobotSpec:
     agent = config.whole_agent.build(store.spec)
     if agent.policy is not None and config.chunk > agent.horizon:
         raise UserError(f"chunk: {config.chunk} actions per plan; valid 1 to {agent.horizon}, which the agent plans")
-    return store.spec
+    return agent
 
 
 def _sentence(result: dict) -> str:

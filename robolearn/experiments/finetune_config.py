@@ -82,7 +82,7 @@ _RANGES = (  # field, unit, least, greatest
     ("gate.risk", "of familiar episodes", 1e-4, 0.9999),
     ("gate.patience", "decisions", 0, _MANY),
 )
-_AGENT_RANGES = (  # of `agent`; those of a part that is null do not count
+_AGENT_RANGES = (  # of `agent`
     ("history", "observations", 1, 1000),
     ("discount", "per decision", 0.0, 1.0),
     ("replay.ramp", "online rows", 0, _MANY),
@@ -131,9 +131,8 @@ _AGENT_RANGES = (  # of `agent`; those of a part that is null do not count
 
 def check(config: Config) -> None:
     """UserError for the first value out of its range; NaN is out of every range."""
-    _check_ranges(config, [row for row in _RANGES if config.gate is not None or not row[0].startswith("gate.")])
-    there = [row for row in _AGENT_RANGES if getattr(config.agent, row[0].split(".")[0]) is not None]
-    _check_ranges(config.agent, there, "agent.")
+    _check_ranges(config, _RANGES)
+    _check_ranges(config.agent, _AGENT_RANGES, "agent.")
     if config.regime == "auto" and not 2 <= config.regime_episodes < config.episodes:
         raise UserError(f"regime_episodes: {config.regime_episodes} episodes; valid 2 to one less than episodes = {config.episodes}")
     frozen = bool(config.agent.warmup.frozen) or config.regime == "auto"
@@ -145,7 +144,10 @@ def check(config: Config) -> None:
 
 
 def _check_ranges(config: object, ranges: Iterable[tuple[str, str, float, float]], prefix: str = "") -> None:
+    """Those of a part that is null do not count."""
     for name, unit, least, greatest in ranges:
+        if getattr(config, name.split(".")[0]) is None:
+            continue
         value = attrgetter(name)(config)
         if not least <= value <= greatest:
             raise UserError(f"{prefix}{name}: {value} {unit}; valid {least:g} to {greatest:g}")

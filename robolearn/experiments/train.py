@@ -13,6 +13,7 @@ from rich.console import Console
 from robolearn.core.checkpoint import load_policy, save_checkpoint
 from robolearn.core.errors import UserError
 from robolearn.core.run import Run
+from robolearn.data.episode import not_failed
 from robolearn.data.goals import Goals
 from robolearn.data.loader import Batches
 from robolearn.data.store import EpisodeStore
@@ -124,7 +125,7 @@ def _learn(config: Config, folder: Run, stores: Sequence[EpisodeStore], policy: 
     training, held_out = split(stores, config.validation, rng)
     if config.episodes == "successful":
         training = [
-            np.array([i for i in part if store.meta(int(i)).get("success") is not False], dtype=np.int64)
+            np.array([i for i in part if not_failed(store.meta(int(i)))], dtype=np.int64)
             for store, part in zip(stores, training, strict=True)
         ]
     if not any(len(part) for part in training):

@@ -161,13 +161,19 @@ class WorldModel(nn.Module):
             follow(self.target_encoder, self.encoder, self.config.target_encoder)
 
     @torch.no_grad()
-    def error(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N T A"], after: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:
-        """Squared distance of the heads' mean from the latent that followed T actions, mean over units."""
-        heads = self.config.heads
+    def ahead(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N T A"]) -> Float[Tensor, "N T L"]:
+        """The heads' mean latent after each of T actions, every head on its own way."""
+        heads, means = self.config.heads, []
         z_heads = z.expand(heads, -1, -1)
         for t in range(action.shape[1]):
             z_heads = self.step(z_heads, action[:, t].expand(heads, -1, -1))
-        return (z_heads.mean(0) - after).square().mean(-1)
+            means.append(z_heads.mean(0))
+        return torch.stack(means, 1)
+
+    @torch.no_grad()
+    def error(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N T A"], after: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:
+        """Squared distance of that latent from the one that followed T actions, mean over units."""
+        return (self.ahead(z, action)[:, -1] - after).square().mean(-1)
 
     @torch.no_grad()
     def spread(self, z: Float[Tensor, "N L"], action: Float[Tensor, "N A"]) -> Float[Tensor, " N"]:

@@ -18,7 +18,7 @@ from rich.progress import Progress
 import hardware
 from hardware.robot import SafeRobot
 from hardware.testing import LimitProbe
-from hardware.types import RobotSpec, Source
+from hardware.types import Source
 from robolearn.agents.agent import Agent
 from robolearn.core.checkpoint import load_weights_into, save_checkpoint
 from robolearn.core.errors import UserError
@@ -43,9 +43,8 @@ LOGGED = (
 ENDS_S = 5.0  # within which the learner ends once it is let go
 
 
-def run(config: Config, record: Run, store_spec: RobotSpec) -> dict[str, Any]:
+def run(config: Config, record: Run, agent: Agent) -> dict[str, Any]:
     """Offline, `episodes` online, and the improvement gate at the end. Resumes after the last finished episode."""
-    agent = config.whole_agent.build(store_spec)
     channel, console = Channel(config.out), Console(stderr=True, soft_wrap=True)
     with hardware.open(config.robot) as robot:
         actor = Actor(config, record, agent, channel, robot)

@@ -123,16 +123,16 @@ class AgentLearner:
         known = sequences(held_out.read(np.arange(len(held_out)), steps), agent, steps, self.config.reward)
         z = agent.encode(known.inputs)
         agent.model.spread_median.copy_(agent.model.spread(z[:, 0], known.action[:, 0]).median().clamp(min=1e-12))
-        for t in range(1, agent.horizon + 1):
-            if bool((there := known.real[:, t - 1] & known.followed[:, t - 1]).any()):
-                error = agent.model.error(z[there, 0], known.action[there, :t], z[there, t])
-                agent.model.error_median[t - 1] = error.median().clamp(min=1e-12)
+        off = (agent.model.ahead(z[:, 0], known.action[:, : agent.horizon]) - z[:, 1 : agent.horizon + 1]).square().mean(-1)
+        for t in range(agent.horizon):
+            if bool((there := known.real[:, t] & known.followed[:, t]).any()):
+                agent.model.error_median[t] = off[there, t].median().clamp(min=1e-12)
         seen = known.grounded[:, :ahead].all(1)
         if planner is not None and agent.value is not None and bool(seen.any()):
             earned = returns(known, agent.value(z[:, 1:]), self.config.discount, self.config.critic.trace)[seen, 0]
             plans = known.action[seen, :ahead]
-            off = Imagination(agent, planner.caution, planner.terminal).returns(z[seen, 0], plans) - earned
-            agent.model.return_error.copy_(off.square().mean().sqrt() / agent.critic.spread_range)
+            wrong = Imagination(agent, planner.caution, planner.terminal).returns(z[seen, 0], plans) - earned
+            agent.model.return_error.copy_(wrong.square().mean().sqrt() / agent.critic.spread_range)
         return float(agent.model.spread_median)
 
     def _step(self, name: str, loss: Tensor, parts: list[nn.Module | None]) -> None:
