@@ -50,8 +50,10 @@ BOLD = {"planner": {"caution": {"heads": 0, "critics": 0, "dynamics": 0, "margin
 METHODS: dict[str, list[dict[str, Any]]] = {
     "ours": [{"preset": "ours"}, MODEL],
     "no_penalty": [{"preset": "ours"}, MODEL, BOLD],
+    "both": [{"preset": "ours"}, MODEL, {"planner": {"caution": {"margin": 0}}}],
     "only_critics": [{"preset": "ours"}, MODEL, BOLD, {"planner": {"caution": {"critics": 0.5}}}],
     "only_dynamics": [{"preset": "ours"}, MODEL, BOLD, {"planner": {"caution": {"heads": 1.0, "dynamics": 0.02}}}],
+    "model_free": [{"preset": "ours", "model": None, "planner": None}],  # the same chunk policy, learned by IQL's rules
     "fowm": [{"preset": "fowm"}, MODEL, {"model": {"latent": 50}}, SMALL_SEARCH],
     "iql": [{"preset": "iql"}],
     "rlpd": [{"preset": "rlpd", "warmup": {"random": 100}}],

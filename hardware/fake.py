@@ -97,6 +97,7 @@ class FakeArm:
 
     def write(self, q: np.ndarray, gripper: float) -> None:
         self._check(self.connected and not self.halted, "not accepting setpoints")
+        self.spec.check(q, gripper)
         if self.fail_writes > 0:
             self.fail_writes -= 1
             self._check(False, "write not acknowledged")

@@ -51,7 +51,7 @@ class PushT:
             from gym_pusht.envs.pusht import PushTEnv
         self.spec, self.size = ARM, (size, size)
         self._env: Any = PushTEnv(obs_type="state", render_mode="rgb_array", observation_width=size, observation_height=size)
-        self._time, self._seq, self.coverage = 0.0, 0, 0.0
+        self._time, self._seq, self._halted, self.coverage = 0.0, 0, False, 0.0
         self.reset(np.random.default_rng(0))
 
     # World
@@ -95,12 +95,13 @@ class PushT:
         return self._env.get_obs()
 
     # Arm
-    def connect(self) -> None: ...
+    def connect(self) -> None:
+        self._halted = False
 
     def close(self) -> None: ...
 
     def halt(self) -> None:
-        self._target = self.state()[:2]
+        self._halted, self._target = True, self.state()[:2]
 
     def read(self) -> ArmState:
         self._seq += 1
@@ -108,6 +109,9 @@ class PushT:
         return ArmState(self._time, self._seq, self.state()[:2], velocity, 0.0)
 
     def write(self, q: np.ndarray, gripper: float) -> None:
+        self.spec.check(q, gripper)
+        if self._halted:
+            raise HardwareError(f"{self.spec.name}: halted; connect again")
         self._target = np.array(q)
 
     def advance(self, dt: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from typing import Self
 
@@ -106,10 +107,18 @@ class LimitProbe:
 
 
 class ArmContract:
-    """For a driver. Override `make`."""
+    """For a driver. Override `make`, and `finish` where something has to be cleared away after each test."""
+
+    gripper = True  # it has one
 
     def make(self) -> tuple[Arm, Clock]:
         raise NotImplementedError
+
+    def finish(self) -> None:
+        pass
+
+    def teardown_method(self) -> None:
+        self.finish()
 
     def test_spec_is_consistent(self) -> None:
         spec = self.make()[0].spec
@@ -149,6 +158,53 @@ class ArmContract:
         reached = arm.read().q
         assert np.linalg.norm(reached - goal) < 0.5 * np.linalg.norm(start - goal)
         arm.close()
+
+    def test_the_gripper_opens_and_closes(self) -> None:
+        arm, clock = self._connected()
+        q = arm.read().q
+        for goal in (1.0, 0.0) if self.gripper else ():
+            for _ in range(int(np.ceil(1.5 * arm.spec.rate_hz))):
+                arm.write(q, goal)
+                clock.sleep_until(clock.now() + 1.0 / arm.spec.rate_hz)
+            assert abs(arm.read().gripper - goal) < 0.1
+        arm.close()
+
+    def test_it_takes_no_setpoint_that_is_none(self) -> None:
+        arm, _ = self._connected()
+        q = arm.read().q
+        for wrong in (np.full_like(q, np.nan), np.full_like(q, np.inf), q[:-1], np.append(q, 0.0)):
+            self._refused(arm, wrong)
+        arm.close()
+
+    def test_a_halt_lasts_until_it_is_connected_again(self) -> None:
+        arm, clock = self._connected()
+        state = arm.read()
+        arm.halt()
+        far = state.q + 0.05 * (arm.spec.q_max - arm.spec.q_min) * np.where(state.q < 0.5 * (arm.spec.q_min + arm.spec.q_max), 1.0, -1.0)
+        for _ in range(int(np.ceil(0.3 * arm.spec.rate_hz))):
+            with contextlib.suppress(HardwareError):  # a driver may refuse, or ignore it
+                arm.write(far, state.gripper)
+            clock.sleep_until(clock.now() + 1.0 / arm.spec.rate_hz)
+        assert np.linalg.norm(arm.read().q - state.q) < 0.25 * np.linalg.norm(far - state.q)
+        arm.connect()
+        assert arm.read().fault is None
+        arm.write(arm.read().q, state.gripper)
+        arm.close()
+
+    def test_it_can_be_closed_twice_and_connected_again(self) -> None:
+        arm, _ = self._connected()
+        arm.close()
+        arm.close()
+        arm.connect()
+        assert np.isfinite(arm.read().q).all()
+        arm.close()
+
+    def _refused(self, arm: Arm, q: np.ndarray) -> None:
+        try:
+            arm.write(q, 0.5)
+        except HardwareError:
+            return
+        raise AssertionError(f"took the setpoint {q}")
 
     def _connected(self) -> tuple[Arm, Clock]:
         arm, clock = self.make()

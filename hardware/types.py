@@ -155,6 +155,12 @@ class ArmSpec:
     home: np.ndarray
     rate_hz: float  # setpoints per second
 
+    def check(self, q: np.ndarray, gripper: float) -> None:
+        """HardwareError for a setpoint that is none. Some vendors' SDKs send NaN to the motors; a driver asks this first."""
+        if np.shape(q) != self.home.shape or not np.isfinite(q).all() or not 0.0 <= gripper <= 1.0:
+            expected = f"{len(self.joints)} finite joints and 0..1"
+            raise HardwareError(f"{self.name}: setpoint {np.asarray(q).tolist()} {self.units}, gripper {gripper}; expected {expected}")
+
 
 @dataclass(frozen=True)
 class ArmState:

@@ -22,7 +22,7 @@ class MujocoArm:
     """The scene's arm. Reading costs nothing; time passes only through the clock that advances the scene."""
 
     def __init__(self, scene: Scene, clock: Clock, renderer: Renderer | None = None) -> None:
-        self._scene, self._clock, self._renderer = scene, clock, renderer
+        self._scene, self._clock, self._renderer, self._halted = scene, clock, renderer, False
         low, high = scene.model.jnt_range[scene.joint_ids].T
         self.spec = ArmSpec(
             name="panda (mujoco)",
@@ -39,6 +39,7 @@ class MujocoArm:
 
     def connect(self) -> None:
         """Open the cameras' OpenGL context, where there are cameras. Raises HardwareError."""
+        self._halted = False
         if self._renderer is not None:
             self._renderer.open()
 
@@ -61,10 +62,12 @@ class MujocoArm:
 
     def write(self, q: np.ndarray, gripper: float) -> None:
         """One setpoint: joints (J,) [rad], gripper 0..1. Raises HardwareError rather than clip."""
-        if np.shape(q) != self.spec.home.shape or not np.isfinite(q).all() or not 0.0 <= gripper <= 1.0:
-            raise HardwareError(f"{self.spec.name}: setpoint q {q} rad, gripper {gripper}; expected 7 finite joints and 0..1")
+        self.spec.check(q, gripper)
+        if self._halted:
+            raise HardwareError(f"{self.spec.name}: halted; connect again")
         self._scene.control(q, gripper)
 
     def halt(self) -> None:
-        """Hold the joints where they are; the gripper keeps its grip."""
+        """Hold the joints where they are until connected again; the gripper keeps its grip."""
+        self._halted = True
         self._scene.hold()

@@ -17,6 +17,8 @@ from hardware.types import Arm, Clock, Command, HardwareError, Source
 
 
 class TestPushTArm(ArmContract):
+    gripper = False
+
     def make(self) -> tuple[Arm, Clock]:
         world = PushT()
         return world, SimClock(world.advance)

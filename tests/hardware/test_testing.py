@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from hardware.clock import SimClock
 from hardware.fake import ARM, LIMITS, FakeArm, tip
 from hardware.kinematics import JointPosition
 from hardware.testing import LimitProbe
+from hardware.types import HardwareError
 
 DT = 1.0 / ARM.rate_hz
 
@@ -55,7 +58,8 @@ def test_motion_within_the_limits_is_no_violation() -> None:
 )
 def test_each_kind_of_violation_is_counted(path: np.ndarray, reason: str) -> None:
     probe = probe_at(ARM.home)
-    write(probe, path)
+    with contextlib.suppress(HardwareError):  # the driver takes no NaN
+        write(probe, path)
     assert probe.violations[reason] > 0
 
 
