@@ -6,14 +6,19 @@ never to make things worse and always to stop in bounded time.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from ruckig import ControlInterface, InputParameter, OutputParameter, Result, Ruckig, RuckigError, Synchronization
 
+from hardware.clearance import UNKNOWN, Clearance, Inside, Surroundings
 from hardware.kinematics import Box, Kinematics
 from hardware.types import ArmSpec, ArmState, ArraySpec, Command, HardwareError
+
+_SHARES = np.array([[1.0], [0.4], [0.15], [0.0]])  # of the time to rest
 
 
 @dataclass(frozen=True)
@@ -49,13 +54,28 @@ class Governor:
     whatever happens next, it can stop in time.
     """
 
-    def __init__(self, arm: ArmSpec, limits: Limits, action: ArraySpec, kinematics: Kinematics, period_s: float) -> None:
+    def __init__(
+        self,
+        arm: ArmSpec,
+        limits: Limits,
+        action: ArraySpec,
+        kinematics: Kinematics,
+        period_s: float,
+        clearances: Iterable[Clearance] = (),
+    ) -> None:
+        """period_s: between two commands. clearances: what to keep away from, beside the workspace's walls."""
         self.arm, self.limits, self.action, self.kinematics, self.period_s = arm, limits, action, kinematics, period_s
+        keep = list(clearances)
+        if limits.workspace is not None:
+            reach = getattr(kinematics, "reach", np.full(len(arm.joints), UNKNOWN))
+            keep.insert(0, Inside("workspace", limits.workspace, kinematics.position, limits.workspace_tolerance, reach))
+        self._surroundings = Surroundings(keep, len(arm.joints)) if keep else None
         self.interventions: Counter[str] = Counter()  # reason -> how often; commands count once, not once per tick
         self.events: deque[tuple[float, str]] = deque(maxlen=10_000)  # the newest (time [s], reason)
         self.stopped: str | None = None  # why; latched until reset
         self.dt = 1.0 / arm.rate_hz
         self.brake_s = float(np.max(arm.v_max / arm.a_max + 2.0 * arm.a_max / arm.j_max))  # longest jerk-limited stop
+        self._ramp_s = arm.a_max / arm.j_max
         # The target may run ahead of the arm by one period and one braking distance; beyond that, in a contact, it is wound up.
         self._reach = arm.v_max * period_s + self._braking_distance(arm.v_max, np.zeros_like(arm.v_max))
         self._action_low = np.asarray(action.low, dtype=np.float32)
@@ -214,8 +234,8 @@ class Governor:
         if self.stopped is None and not self._blocked:
             self._input.target_position = (self._track(self._to if self._direct else self._line(now + self.dt)) / self.arm.v_max).tolist()
         setpoint = self._plan()
-        if self.stopped is None and not self._blocked and self._leaves_workspace(setpoint):
-            self._count("workspace_brake")
+        if self.stopped is None and not self._blocked and (danger := self._runs_into(setpoint)):
+            self._count(f"{danger}_brake")
             self._blocked = True  # comes to rest; the next command starts from there
             self._brake()
             setpoint = self._plan()
@@ -239,7 +259,7 @@ class Governor:
             if state.fault is not None:
                 self.stop("fault", state.fault)
             newer = self._fresh is None or (state.seq > self._fresh.seq and state.time > self._fresh.time)
-            if newer and np.shape(state.q) == self.arm.home.shape and np.isfinite(state.q).all():
+            if newer and np.shape(state.q) == self.arm.home.shape and _finite(state.q):
                 self._fresh, self._fresh_until = state, min(state.time, now) + self.limits.state_stale_s
         if now > self._fresh_until:
             self.stop("stale_state")
@@ -248,12 +268,12 @@ class Governor:
         """Keep the target near what was measured: an arm held by a contact is not pushed ever harder."""
         if self.limits.tracking_error is not None and self._fresh is not None:
             q, error = self._fresh.q, self.limits.tracking_error
-            near = np.clip(target, q - error, q + error)
+            near = np.minimum(np.maximum(target, q - error), q + error)
             if not self._tracking_counted and (near != target).any():
                 self._tracking_counted = True
                 self._count("tracking")
             target = near
-        return np.clip(target, self._hull_low, self._hull_high)
+        return np.minimum(np.maximum(target, self._hull_low), self._hull_high)
 
     def _plan(self) -> Setpoint:
         try:
@@ -261,43 +281,48 @@ class Governor:
             failed = result not in (Result.Working, Result.Finished)
         except RuckigError:
             failed = True
-        q, v, a = (self.arm.v_max * x for x in (self._out.new_position, self._out.new_velocity, self._out.new_acceleration))
-        if not failed and np.isfinite(q).all():
+        q, v, a = self.arm.v_max * np.array((self._out.new_position, self._out.new_velocity, self._out.new_acceleration))
+        if not failed and _finite(q):
             return Setpoint(q, self._gripper, v, a)
         if self.stopped is not None:
             raise HardwareError(f"{self.arm.name}: no jerk-limited stop from {self._setpoint}; use the arm's own stop")
         self.stop("planner")
         return self._plan()
 
-    def _leaves_workspace(self, setpoint: Setpoint) -> bool:
-        """Would the end effector, braking from here on, get outside, and further out than it already is?
+    def _runs_into(self, setpoint: Setpoint) -> str | None:
+        """What the arm, braking from here on, would get into, or further into than it already is.
 
         Looks at four points of the way to rest, each joint slowing down evenly over its own braking time, so that the
         way is a curve; half the tolerance is left for what lies between them.
         """
-        box, tolerance = self.limits.workspace, self.limits.workspace_tolerance
-        here = None if box is None else self.kinematics.position(self._setpoint.q)
-        if box is None or here is None:
-            return False
-        if self._outside is None or not self._direct:
-            self._outside = box.distance(here)
-        allowed = max(0.5 * tolerance, self._outside + (0.1 * tolerance if self._direct else 1e-9))
+        around = self._surroundings
+        if around is None:
+            return None
         braking = self._braking_distance(setpoint.v, setpoint.a)
+        if (around.least(setpoint.q, np.abs(braking)) >= 0.0).all():
+            return None
+        depth = self._depth if self._direct else None
+        if depth is None:
+            depth = self._depth = np.maximum(0.0, -around.rooms(self._setpoint.q))
+        allowed = np.maximum(0.5 * around.tolerance, depth + (0.1 * around.tolerance if self._direct else 1e-9))
+        for q in self._way_to_rest(setpoint, braking):
+            if (around.least(q) < -allowed).any() and (around.rooms(q) < -allowed).any():
+                return around.names[int(np.argmin(around.rooms(q) + allowed))]
+        return None
+
+    def _way_to_rest(self, setpoint: Setpoint, braking: np.ndarray) -> list[np.ndarray]:
+        """Four poses (J,), the last one first."""
         seconds = np.maximum(2 * np.abs(braking) / np.maximum(np.abs(setpoint.v), 1e-9), 1e-9)
-        for share in (1.0, 0.4, 0.15, 0.0):
-            left = np.clip(1.0 - share * seconds.max() / seconds, 0.0, 1.0)
-            position = self.kinematics.position(setpoint.q + (1.0 - left**2) * braking)
-            if position is not None and box.distance(position) > allowed:
-                return True
-        return False
+        left = np.clip(1.0 - _SHARES * seconds.max() / seconds, 0.0, 1.0)
+        return list(setpoint.q + (1.0 - left**2) * braking)
 
     def _braking_distance(self, v: np.ndarray, a: np.ndarray) -> np.ndarray:
         """How far each joint still travels when it brakes from v, a within its limits; never less than it will be."""
-        a_max, j_max = self.arm.a_max, self.arm.j_max
-        speed, push = np.abs(v), np.maximum(0.0, a * np.sign(v))  # push: acceleration that has yet to be taken back
-        lag = push / j_max
+        sign = np.sign(v)
+        speed, push = np.abs(v), np.maximum(0.0, a * sign)  # push: acceleration that has yet to be taken back
+        lag = push / self.arm.j_max
         peak = speed + 0.5 * push * lag
-        return np.sign(v) * (0.5 * peak * (peak / a_max + a_max / j_max) + lag * (speed + push * lag / 3))
+        return sign * (0.5 * peak * (peak / self.arm.a_max + self._ramp_s) + lag * (speed + push * lag / 3))
 
     def _pursue(self) -> None:
         """Ruckig's position interface: the soonest way to rest at the target, each joint on its own (synchronised by
@@ -308,7 +333,8 @@ class Governor:
         if self._direct:
             self._come_to_rest()  # exactly: a rest of 1e-12 would already bend the line
         self._input.synchronization = Synchronization.Phase if self._direct else Synchronization.No
-        self._blocked, self._outside = False, None
+        self._blocked = False
+        self._depth: np.ndarray | None = None  # (R,) how far in danger the arm was when it set out [m]
         self._input.control_interface = ControlInterface.Position
         self._input.target_velocity = self._input.target_acceleration = [0.0] * len(self.arm.joints)
 
@@ -320,3 +346,7 @@ class Governor:
     def _count(self, reason: str) -> None:
         self.interventions[reason] += 1
         self.events.append((self._now, reason))
+
+
+def _finite(values: np.ndarray) -> bool:
+    return math.isfinite(float(values @ values))

@@ -49,8 +49,17 @@ class JointPosition:
 
     SAMPLES = 16  # points looked at along the way: the box is convex in space, not in joints
 
-    def __init__(self, joints: int, gripper: bool = False, position: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
+    def __init__(
+        self,
+        joints: int,
+        gripper: bool = False,
+        position: Callable[[np.ndarray], np.ndarray] | None = None,
+        reach: np.ndarray | None = None,
+    ) -> None:
+        """position: of the end effector, (J,) -> (3,). reach: how far it moves at most, (J,) [m per rad]."""
         self.joints, self.gripper, self._position = joints, gripper, position
+        if reach is not None:
+            self.reach = reach
 
     def target(self, action: np.ndarray, q_commanded: np.ndarray, gripper_commanded: float) -> tuple[np.ndarray, float]:
         gripper = float(action[self.joints]) if self.gripper else gripper_commanded

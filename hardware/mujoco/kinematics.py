@@ -6,6 +6,7 @@ import mujoco
 import numpy as np
 
 from hardware.kinematics import Box
+from hardware.mujoco.reach import reach
 from hardware.types import HardwareError
 
 
@@ -29,6 +30,8 @@ class EeDelta:
         self._low, self._high = model.jnt_range[joint_ids].T
         self._site, self._home = model.site(site).id, np.array(home, dtype=np.float64)
         self._jacobian, self._solution = np.zeros((6, model.nv)), np.zeros(6)
+        tool, offset = int(model.site_bodyid[self._site]), float(np.linalg.norm(model.site_pos[self._site]))
+        self.reach = reach(model, joint_ids.tolist(), tool, offset)  # of the tool
         self._damping = self.DAMPING**2 * np.eye(6)
         self._forward(self._home)
         self.home_rotation = self._data.site_xmat[self._site].reshape(3, 3).copy()
