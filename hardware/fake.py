@@ -15,6 +15,7 @@ import numpy as np
 from hardware.clock import SimClock
 from hardware.governor import Governor, Limits
 from hardware.kinematics import Box, JointPosition
+from hardware.loop import ArmLoop
 from hardware.robot import SafeRobot
 from hardware.types import ArmSpec, ArmState, ArraySpec, HardwareError, RobotSpec
 
@@ -194,4 +195,4 @@ def build(config: RobotConfig) -> SafeRobot:
     def read_state(state: ArmState) -> dict[str, np.ndarray]:
         return {"joint_pos": state.q, "target": world.privileged()["target"]}
 
-    return SafeRobot(robot_spec, arm, cameras, SimClock(arm.advance), governor, read_state, world)
+    return SafeRobot(robot_spec, ArmLoop(arm, SimClock(arm.advance), governor), cameras, read_state, world)

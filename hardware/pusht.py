@@ -16,6 +16,7 @@ import numpy as np
 from hardware.clock import SimClock
 from hardware.governor import Governor, Limits
 from hardware.kinematics import JointPosition
+from hardware.loop import ArmLoop
 from hardware.robot import SafeRobot
 from hardware.types import ArmSpec, ArmState, ArraySpec, HardwareError, RobotSpec
 
@@ -169,4 +170,4 @@ def build(config: RobotConfig) -> SafeRobot:
     def read_state(state: ArmState) -> dict[str, np.ndarray]:
         return {"agent_pos": state.q, "block_pose": block_pose(world.state())}
 
-    return SafeRobot(robot_spec, world, cameras, SimClock(world.advance), governor, read_state, world)
+    return SafeRobot(robot_spec, ArmLoop(world, SimClock(world.advance), governor), cameras, read_state, world)

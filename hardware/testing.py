@@ -46,8 +46,8 @@ class LimitProbe:
         limits = robot.governor.limits
         tolerance = limits.workspace_tolerance if workspace_tolerance is None else workspace_tolerance
         probe = cls(robot.arm, robot.clock, limits.workspace, robot.governor.kinematics, tolerance)
-        robot.arm = probe
-        robot.on_reset.append(probe.forget)
+        robot.loop.arm = probe
+        robot.loop.on_reset.append(probe.forget)
         return probe
 
     def forget(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from hardware.clock import SimClock
 from hardware.governor import Governor, Limits
 from hardware.kinematics import Box
+from hardware.loop import ArmLoop
 from hardware.mujoco.gl import missing_gl
 from hardware.robot import SafeRobot
 from hardware.types import ArmState, ArraySpec, HardwareError, RobotSpec
@@ -183,7 +184,7 @@ def assemble(config: RobotConfig, scene: Scene) -> SafeRobot:
             seen["ee_rot6d"] = kinematics.rotation(state.q).T[:2].reshape(6)
         return seen if variant != "state" else seen | world.privileged()
 
-    return SafeRobot(robot_spec, arm, cameras, clock, governor, read_state, world)
+    return SafeRobot(robot_spec, ArmLoop(arm, clock, governor), cameras, read_state, world)
 
 
 def _robosuite_name(camera: str) -> str:

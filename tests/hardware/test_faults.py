@@ -26,7 +26,7 @@ class Rig:
         self.probe = LimitProbe.attach(robot)
         self.written: list[Setpoint] = []
         self.times: list[float] = []
-        robot.on_setpoint.append(self._note)
+        robot.loop.on_setpoint.append(self._note)
 
     def _note(self, now: float, setpoint: Setpoint) -> None:
         self.times.append(now)
@@ -200,7 +200,7 @@ def test_12_ctrl_c_and_exceptions_stop_the_arm_within_its_limits(where: str, int
                 real = getattr(robot.arm, name)
                 monkeypatch.setattr(robot.arm, name, lambda *args, real=real: (fire(), real(*args))[1])
         if where == "listener":
-            robot.on_setpoint.append(fire)
+            robot.loop.on_setpoint.append(fire)
         robot.reset(np.random.default_rng(0))
         robot.observe()
         rig.drive(*AWAY, decisions=4)

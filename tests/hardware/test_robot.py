@@ -13,6 +13,7 @@ from hardware.clock import SimClock, WallClock
 from hardware.fake import ARM, LIMITS, FakeArm, tip
 from hardware.governor import Governor
 from hardware.kinematics import JointPosition
+from hardware.loop import ArmLoop
 from hardware.robot import SafeRobot
 from hardware.testing import LimitProbe, RobotContract
 from hardware.types import ArraySpec, Command, HardwareError, RobotSpec, Source
@@ -24,7 +25,8 @@ SPEC = RobotSpec("bare", {}, {"joint_pos": JOINTS}, JOINTS, "joint_pos", 10.0)
 def bare(arm: FakeArm, clock: SimClock | None = None) -> SafeRobot:
     """The fake arm as a real one: no world, so reset drives it home."""
     governor = Governor(ARM, LIMITS, JOINTS, JointPosition(2, position=tip), 0.1)
-    return SafeRobot(SPEC, arm, {}, clock or SimClock(arm.advance), governor, lambda state: {"joint_pos": state.q})
+    loop = ArmLoop(arm, clock or SimClock(arm.advance), governor)
+    return SafeRobot(SPEC, loop, {}, lambda state: {"joint_pos": state.q})
 
 
 class TestBareRobot(RobotContract):
@@ -62,7 +64,7 @@ def test_a_fault_on_the_way_home_is_said() -> None:
     arm = FakeArm()
     arm.place(np.array([0.5, 0.6]))
     with bare(arm) as robot:
-        robot.on_setpoint.append(lambda now, setpoint: setattr(arm, "fault", "overtemperature" if now > 0.2 else None))
+        robot.loop.on_setpoint.append(lambda now, setpoint: setattr(arm, "fault", "overtemperature" if now > 0.2 else None))
         with pytest.raises(HardwareError, match="on the way home: fault: overtemperature"):
             robot.reset(np.random.default_rng(0))
 
@@ -152,10 +154,10 @@ def test_a_late_tick_is_not_made_up_for_in_a_burst() -> None:
     clock = SimClock(arm.advance)
     with bare(arm, clock) as robot:
         times: list[float] = []
-        robot.on_setpoint.append(lambda now, setpoint: times.append(now))
+        robot.loop.on_setpoint.append(lambda now, setpoint: times.append(now))
         robot.observe()
         pause = iter([0, 0, 0.05])
-        robot.on_setpoint.append(lambda now, setpoint: clock.sleep_until(clock.now() + next(pause, 0)))
+        robot.loop.on_setpoint.append(lambda now, setpoint: clock.sleep_until(clock.now() + next(pause, 0)))
         robot.observe()
         assert len(times) == 10
         assert np.diff(times).min() > 0.0099
