@@ -122,6 +122,11 @@ class Governor:
         return self._setpoint
 
     @property
+    def newest(self) -> ArmState | None:
+        """The last measurement that was newer than the one before it."""
+        return self._fresh
+
+    @property
     def at_rest(self) -> bool:
         scale = np.maximum(self.arm.v_max, 1.0)
         return bool((np.abs(self._setpoint.v) < 1e-6 * scale).all() and (np.abs(self._setpoint.a) < 1e-4 * self.arm.a_max).all())

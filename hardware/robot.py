@@ -10,6 +10,7 @@ import numpy as np
 
 from hardware.governor import Governor
 from hardware.loop import ArmLoop
+from hardware.process import ArmProcess, RemoteGovernor
 from hardware.types import Arm, ArmState, Camera, Clock, Command, HardwareError, Observation, RobotSpec
 
 StateReader = Callable[[ArmState], Mapping[str, np.ndarray]]
@@ -34,7 +35,7 @@ class SafeRobot:
     def __init__(
         self,
         spec: RobotSpec,
-        loop: ArmLoop,
+        loop: ArmLoop | ArmProcess,
         cameras: Mapping[str, Camera],
         state_reader: StateReader,
         world: World | None = None,
@@ -51,6 +52,8 @@ class SafeRobot:
 
     @property
     def arm(self) -> Arm:
+        """The driver, where its loop runs here."""
+        assert isinstance(self.loop, ArmLoop), "its loop runs in a process of its own"
         return self.loop.arm
 
     @property
@@ -58,7 +61,7 @@ class SafeRobot:
         return self.loop.clock
 
     @property
-    def governor(self) -> Governor:
+    def governor(self) -> Governor | RemoteGovernor:
         """Its counts, its reasons, its limits."""
         return self.loop.governor
 

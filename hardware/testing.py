@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from hardware.kinematics import Box, Kinematics
+from hardware.loop import ArmLoop
 from hardware.robot import SafeRobot
 from hardware.types import Arm, ArmSpec, ArmState, Clock, Command, HardwareError, Observation, Pilot, RobotSpec, Source
 
@@ -46,6 +47,7 @@ class LimitProbe:
         limits = robot.governor.limits
         tolerance = limits.workspace_tolerance if workspace_tolerance is None else workspace_tolerance
         probe = cls(robot.arm, robot.clock, limits.workspace, robot.governor.kinematics, tolerance)
+        assert isinstance(robot.loop, ArmLoop), "its loop runs in a process of its own, where nothing can be put between"
         robot.loop.arm = probe
         robot.loop.on_reset.append(probe.forget)
         return probe

@@ -1,0 +1,171 @@
+"""An arm's loop in a process of its own: real processes, an arm whose physics follows the wall clock."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hardware.fake import ARM, LIMITS, FakeArm, tip
+from hardware.governor import Governor
+from hardware.kinematics import JointPosition
+from hardware.process import ArmProcess
+from hardware.robot import SafeRobot
+from hardware.testing import RobotContract
+from hardware.types import ArmState, ArraySpec, Command, HardwareError, RobotSpec, Source
+
+ACTION = ArraySpec(("shoulder", "elbow"), ("rad", "rad"), tuple(ARM.q_min), tuple(ARM.q_max))
+SPEC = RobotSpec("fake", {}, {"joint_pos": ACTION}, ACTION, "joint_pos", 10.0)
+
+
+class WallArm(FakeArm):
+    """A FakeArm in real time. journal: what became of it, for whoever looks when its process is gone."""
+
+    def __init__(self, journal: str = "") -> None:
+        super().__init__()
+        self.journal, self.time = journal, time.monotonic()
+
+    def read(self) -> ArmState:
+        now = time.monotonic()
+        if now > self.time:
+            self.advance(now - self.time)
+        return super().read()
+
+    def close(self) -> None:
+        super().close()
+        if self.journal:
+            Path(self.journal).write_text(f"closed {np.abs(self.dq).max():.3f}")
+
+
+def start(journal: str = "") -> tuple[WallArm, Governor]:
+    return WallArm(journal), Governor(ARM, LIMITS, ACTION, JointPosition(2, position=tip), 0.1)
+
+
+def robot_of(journal: str = "") -> SafeRobot:
+    return SafeRobot(SPEC, ArmProcess(partial(start, journal)), {}, lambda state: {"joint_pos": state.q})
+
+
+@pytest.fixture
+def robot() -> Iterator[SafeRobot]:
+    with robot_of() as robot:
+        yield robot
+
+
+def go(robot: SafeRobot, goal: np.ndarray) -> np.ndarray:
+    return robot.send(Command(robot.clock.now(), goal.astype(np.float32), Source.SCRIPTED))
+
+
+def wait(until, seconds: float = 20.0) -> bool:
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        if until():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+class TestRobotInAProcess(RobotContract):
+    def make(self) -> SafeRobot:
+        return robot_of()
+
+    def test_time_runs_at_the_declared_rate(self) -> None:
+        """Never early; how late is the machine's affair."""
+        with self.make() as robot:
+            robot.reset(np.random.default_rng(0))
+            times = [robot.observe().time for _ in range(4)]
+            assert (np.diff(times) > 0.09).all() or times[-1] - times[0] > 0.29
+
+    def test_limits_hold_at_the_actuator_under_noise(self) -> None:
+        """As its own rows say: nothing can be put between a loop and an arm in another process."""
+        with self.make() as robot:
+            robot.reset(np.random.default_rng(0))
+            rng = np.random.default_rng(2)
+            for _ in range(10):
+                robot.observe()
+                go(robot, rng.uniform(ARM.q_min, ARM.q_max))
+            rows = robot.loop.history(4000)  # pyright: ignore[reportAttributeAccessIssue]
+            told = np.array([row.setpoint.q for row in rows])
+            assert (np.abs(np.diff(told, axis=0)) <= ARM.v_max / ARM.rate_hz * 1.001).all()
+
+
+def test_the_arm_moves_while_the_pilot_sleeps(robot: SafeRobot) -> None:
+    robot.reset(np.random.default_rng(0))
+    goal = ARM.home + np.array([0.02, 0.02])
+    np.testing.assert_allclose(go(robot, goal), goal, atol=1e-6)
+    assert wait(lambda: np.abs(robot.loop.row().state.q - goal).max() < 0.005)  # pyright: ignore[reportAttributeAccessIssue]
+    rows = robot.loop.history(50)  # pyright: ignore[reportAttributeAccessIssue]
+    assert all(later.time > earlier.time for earlier, later in zip(rows, rows[1:], strict=False))
+
+
+def test_silence_stops_it_and_a_reset_goes_on(robot: SafeRobot) -> None:
+    robot.reset(np.random.default_rng(0))
+    go(robot, ARM.home + 0.1)
+    assert wait(lambda: robot.stopped == "stale")
+    assert wait(lambda: robot.governor.at_rest)
+    robot.reset(np.random.default_rng(0))
+    assert robot.stopped is None
+
+
+def test_a_chunk_is_flown_row_by_row_and_late_rows_are_dropped(robot: SafeRobot) -> None:
+    robot.reset(np.random.default_rng(0))
+    loop, now = robot.loop, robot.clock.now()
+    assert isinstance(loop, ArmProcess)
+    path = ARM.home + np.linspace(0, 0.1, 8)[1:, None]
+    rows = [Command(now + 0.1 * (k - 2), q.astype(np.float32), Source.POLICY) for k, q in enumerate(path)]
+    assert loop.schedule(rows) >= 1
+    assert wait(lambda: np.abs(loop.row().state.q - path[-1]).max() < 0.01)
+
+
+def test_a_fault_there_is_told_here() -> None:
+    process = ArmProcess(partial(_mute))
+    with pytest.raises(HardwareError, match="fake: no reply"):
+        process.connect()
+    with pytest.raises(HardwareError, match="not connected"):
+        process.ask("facts")
+
+
+def _mute() -> tuple[WallArm, Governor]:
+    arm, governor = start()
+    arm.lose_replies = 10**6
+    return arm, governor
+
+
+def test_its_process_killed_is_an_error_here_and_no_hang() -> None:
+    robot = robot_of()
+    robot.connect()
+    os.kill(robot.loop._process.pid, signal.SIGKILL)  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(HardwareError, match="process is gone"):
+        robot.loop.stop("operator")
+    robot.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_with_the_pilots_process_gone_the_arm_comes_to_rest_and_is_closed(tmp_path: Path, how: signal.Signals) -> None:
+    journal = tmp_path / "journal"
+    script = (
+        "import numpy as np, time\n"
+        "from tests.hardware.test_process import robot_of, go, ARM\n"
+        "if __name__ == '__main__':\n"
+        f"    robot = robot_of({str(journal)!r}); robot.connect(); robot.reset(np.random.default_rng(0))\n"
+        "    print('ready', flush=True)\n"
+        "    for k in range(10**6):\n"
+        "        go(robot, ARM.home + 0.2 * np.sin(0.5 * k)); time.sleep(0.05)\n"
+    )
+    (tmp_path / "pilot.py").write_text(script)
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, str(tmp_path / "pilot.py")], stdout=subprocess.PIPE, env=environment) as pilot:
+        assert pilot.stdout is not None
+        assert pilot.stdout.readline() == b"ready\n"
+        time.sleep(0.3)
+        pilot.send_signal(how)
+    assert wait(journal.exists)
+    assert wait(lambda: journal.read_text().startswith("closed"))
+    assert float(journal.read_text().split()[1]) < 0.2
