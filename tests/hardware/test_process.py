@@ -160,7 +160,7 @@ def test_with_the_pilots_process_gone_the_arm_comes_to_rest_and_is_closed(tmp_pa
         "        go(robot, ARM.home + 0.2 * np.sin(0.5 * k)); time.sleep(0.05)\n"
     )
     (tmp_path / "pilot.py").write_text(script)
-    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen([sys.executable, str(tmp_path / "pilot.py")], stdout=subprocess.PIPE, env=environment) as pilot:
         assert pilot.stdout is not None
         assert pilot.stdout.readline() == b"ready\n"
