@@ -8,8 +8,10 @@ from types import ModuleType
 
 import numpy as np
 
+from hardware import arms
 from hardware.governor import Limits
 from hardware.kinematics import Box
+from hardware.real import RealConfig
 from hardware.robot import SafeRobot
 from hardware.types import HardwareError, RobotSpec
 
@@ -21,8 +23,9 @@ class RobotConfig:
     """Which body, and how it is set up. None = the body's own choice."""
 
     body: str = "robosuite:Lift"
-    """robosuite:<environment> (Lift), robosuite:<environment>:pose (the tool turns as well), robosuite:<environment>:state (no images,
-    the state says where things are), pusht, pusht:state (no images, block pose in the state), fake, fake:state"""
+    """a real arm by its name (ur5e, so101, fr3, ...), robosuite:<environment> (Lift), robosuite:<environment>:pose (the tool turns as
+    well), robosuite:<environment>:state (no images, the state says where things are), pusht, pusht:state (no images, block pose in the
+    state), fake, fake:state"""
     rate_hz: float | None = None
     """decisions per second [Hz]"""
     image_size: int | None = None
@@ -35,6 +38,8 @@ class RobotConfig:
     """lower corner of the end effector's box [m]"""
     workspace_high: tuple[float, float, float] | None = None
     """upper corner of the end effector's box [m]"""
+    arm: RealConfig | None = None
+    """how a real arm is reached and what it may do"""
 
     @property
     def variant(self) -> str:
@@ -66,9 +71,11 @@ def spec_of(config: RobotConfig) -> RobotSpec:
 
 def _module(config: RobotConfig) -> ModuleType:
     name = config.body.partition(":")[0]
-    if name not in _BODIES:
+    if (real := name not in _BODIES) and config.body not in (names := arms.names()):
         valid = "robosuite:<environment>, robosuite:<environment>:pose, robosuite:<environment>:state, pusht, pusht:state, fake, fake:state"
-        raise HardwareError(f"RobotConfig.body: {config.body!r}; valid: {valid}")
+        raise HardwareError(f"RobotConfig.body: {config.body!r}; valid: {valid}; real arms: {', '.join(names)}")
+    if config.arm is not None and not real:
+        raise HardwareError(f"RobotConfig.arm: given, but {config.body} is no real arm; valid: {', '.join(arms.names())}")
     for field, value, low, high, unit in (
         ("rate_hz", config.rate_hz, 0.1, 1000.0, "Hz"),
         ("image_size", config.image_size, 8, 2048, "px"),
@@ -76,4 +83,4 @@ def _module(config: RobotConfig) -> ModuleType:
     ):
         if value is not None and not low <= value <= high:  # nan fails it too: a nan stale_s would switch the stop off
             raise HardwareError(f"RobotConfig.{field}: {value} {unit}; valid: {low:g} to {high:g}")
-    return import_module(_BODIES[name])  # only now: a robot computer need not have every simulator
+    return import_module("hardware.real" if real else _BODIES[name])  # only now: a robot computer need not have every simulator

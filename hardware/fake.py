@@ -149,6 +149,10 @@ class FakeCamera:
         centres = ((np.arange(size) + 0.5) / size - 0.5) * 1.2
         self._x, self._y = np.meshgrid(centres, -centres)
 
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
     def read(self) -> np.ndarray:
         image = np.full((*self.size, 3), 240, dtype=np.uint8)
         elbow = LINK * np.array([np.cos(self._arm.q[0]), np.sin(self._arm.q[0])])

@@ -129,6 +129,10 @@ class PushTCamera:
     def __init__(self, world: PushT) -> None:
         self._world, self.size = world, world.size
 
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
     def read(self) -> np.ndarray:
         return np.ascontiguousarray(self._world._env._render(), dtype=np.uint8)
 

@@ -49,6 +49,7 @@ class SafeRobot:
         self._state_reader = state_reader
         self._connected = False
         self._began = False  # the first observation after a reset is taken at once
+        self._seen: dict[str, np.ndarray] = {}  # the last frame of each camera
 
     @property
     def arm(self) -> Arm:
@@ -75,16 +76,30 @@ class SafeRobot:
         self.close()
 
     def connect(self) -> None:
-        """Connect the arm and hold it where it stands. Raises HardwareError."""
-        if not self._connected:
+        """Open the cameras, connect the arm and hold it where it stands. Raises HardwareError."""
+        if self._connected:
+            return
+        try:
+            for camera in self.cameras.values():
+                camera.open()
             self.loop.connect()
-            self._connected, self._began = True, False
+        except BaseException:
+            self._close_cameras()
+            raise
+        self._connected, self._began, self._seen = True, False, {}
 
     def close(self) -> None:
         """Stop, then let go of the arm. Idempotent."""
         if self._connected:
             self._connected = False
-            self.loop.close()
+            try:
+                self.loop.close()
+            finally:
+                self._close_cameras()
+
+    def _close_cameras(self) -> None:
+        for camera in self.cameras.values():
+            camera.close()
 
     def reset(self, rng: np.random.Generator) -> None:
         """Clear a latched stop; put a simulated world to a new start, or drive a real arm home within its limits."""
@@ -121,10 +136,19 @@ class SafeRobot:
         return self._look()
 
     def _look(self) -> Observation:
-        images = {name: camera.read() for name, camera in self.cameras.items()}
+        images = {name: self._frame(name, camera) for name, camera in self.cameras.items()}
         values = self._state_reader(self.loop.state)
         state = {name: np.asarray(values[name], dtype=np.float32) for name in self.spec.state}
         return Observation(self.clock.now(), images, state)
+
+    def _frame(self, name: str, camera: Camera) -> np.ndarray:
+        """The newest; where there is none new enough, the arm stops, and the last one, or a black one, is what is seen."""
+        try:
+            self._seen[name] = camera.read()
+        except HardwareError as error:
+            if self.stopped is None:
+                self.stop(f"camera: {error}")
+        return self._seen.get(name, np.zeros((*camera.size, 3), np.uint8))
 
     def send(self, command: Command) -> np.ndarray:
         """Hand a command to the governor. Returns the action admitted, float32 (A,); a refused command holds the arm."""

@@ -189,10 +189,12 @@ class Arm(Protocol):
 
 @runtime_checkable
 class Camera(Protocol):
-    """One camera. `read` returns the newest frame, uint8 (H, W, 3) RGB."""
+    """One camera. `read` returns the newest frame, uint8 (H, W, 3) RGB, or raises HardwareError: there is none new enough."""
 
     size: tuple[int, int]
 
+    def open(self) -> None: ...
+    def close(self) -> None: ...
     def read(self) -> np.ndarray: ...
 
 

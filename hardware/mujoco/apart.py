@@ -36,7 +36,7 @@ class ArmGeometry:
         self._build(spec, arm)
         self.unseen: frozenset[tuple[str, ...]] = frozenset(bodies)
         pairs = self._pairs()
-        self.pair_reach = np.array([apart(self.model, self._joints, *pair) for pair in pairs]).reshape(len(pairs), len(self._joints))
+        self.pair_reach = np.array([apart(self.model, self.joints, *pair) for pair in pairs]).reshape(len(pairs), len(self.joints))
         self._row = np.full((self.model.ngeom, self.model.ngeom), len(pairs))  # the last row is for contacts that nobody asks for
         for row, (one, other) in enumerate(pairs):
             self._row[one, other] = self._row[other, one] = row
@@ -46,14 +46,14 @@ class ArmGeometry:
             geom.margin = SEEN / 2  # two of them add up; set before compiling, which makes bodies' margins of them
         self.model = spec.compile()
         self.data = mujoco.MjData(self.model)
-        self._joints = [self.model.joint(name).id for name in arm.spec.joints]
-        self._qpos = self.model.jnt_qposadr[self._joints]
+        self.joints = [self.model.joint(name).id for name in arm.spec.joints]
+        self._qpos = self.model.jnt_qposadr[self.joints]
         site = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_SITE, arm.tool)
         body = int(self.model.site_bodyid[site]) if site >= 0 else self.model.body(arm.tool).id
         self._tool = self.data.site_xpos[site] if site >= 0 else self.data.xpos[body]
-        self.tool_reach = reach(self.model, self._joints, body, float(np.linalg.norm(self.model.site_pos[site])) if site >= 0 else 0.0)
+        self.tool_reach = reach(self.model, self.joints, body, float(np.linalg.norm(self.model.site_pos[site])) if site >= 0 else 0.0)
         self._elbow = [self.model.body(name).id for name in arm.elbow]
-        self.elbow_reach = np.array([reach(self.model, self._joints, elbow) for elbow in self._elbow]).reshape(-1, len(self._joints))
+        self.elbow_reach = np.array([reach(self.model, self.joints, elbow) for elbow in self._elbow]).reshape(-1, len(self.joints))
 
     def _pairs(self) -> list[tuple[int, int]]:
         """Geoms that MuJoCo tests against each other."""

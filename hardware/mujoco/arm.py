@@ -5,7 +5,6 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from hardware.mujoco.render import Renderer
 from hardware.mujoco.scene import SETPOINT_HZ, Scene
 from hardware.types import ArmSpec, ArmState, Clock, HardwareError
 
@@ -21,8 +20,8 @@ _DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL,
 class MujocoArm:
     """The scene's arm. Reading costs nothing; time passes only through the clock that advances the scene."""
 
-    def __init__(self, scene: Scene, clock: Clock, renderer: Renderer | None = None) -> None:
-        self._scene, self._clock, self._renderer, self._halted = scene, clock, renderer, False
+    def __init__(self, scene: Scene, clock: Clock) -> None:
+        self._scene, self._clock, self._halted = scene, clock, False
         low, high = scene.model.jnt_range[scene.joint_ids].T
         self.spec = ArmSpec(
             name="panda (mujoco)",
@@ -38,14 +37,9 @@ class MujocoArm:
         )
 
     def connect(self) -> None:
-        """Open the cameras' OpenGL context, where there are cameras. Raises HardwareError."""
         self._halted = False
-        if self._renderer is not None:
-            self._renderer.open()
 
-    def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
+    def close(self) -> None: ...
 
     def read(self) -> ArmState:
         """Joints as they are now; a diverged simulation (MuJoCo resets itself) is a fault."""

@@ -89,6 +89,13 @@ class SceneCamera:
     def __init__(self, renderer: Renderer, camera: int) -> None:
         self._renderer, self._camera, self.size = renderer, camera, renderer.size
 
+    def open(self) -> None:
+        """The OpenGL context that all cameras of the scene share. Raises HardwareError."""
+        self._renderer.open()
+
+    def close(self) -> None:
+        self._renderer.close()
+
     def read(self) -> np.ndarray:
         return self._renderer.render(self._camera)
 
@@ -166,11 +173,11 @@ def assemble(config: RobotConfig, scene: Scene) -> SafeRobot:
 
     robot_spec = spec(config)
     clock = SimClock(scene.advance)
-    cameras, renderer = {}, None
+    cameras = {}
     if robot_spec.cameras:
         renderer = Renderer(scene.model, scene.data, next(iter(robot_spec.cameras.values())))
         cameras = {name: SceneCamera(renderer, scene.model.camera(_robosuite_name(name)).id) for name in robot_spec.cameras}
-    arm = MujocoArm(scene, clock, renderer)
+    arm = MujocoArm(scene, clock)
     environment, variant = _variant(config)
     kinematics = (EePoseDelta if variant == "pose" else EeDelta)(scene.model, scene.joint_ids, TOOL_SITE, scene.home)
     box = TABLE_BOX if environment in TABLE else ROOM_BOX
