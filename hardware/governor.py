@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from ruckig import ControlInterface, InputParameter, OutputParameter, Result, Ruckig, RuckigError, Synchronization
+from ruckig import ControlInterface, InputParameter, OutputParameter, Result, Ruckig, RuckigError, Synchronization, Trajectory
 
 from hardware.clearance import UNKNOWN, Clearance, Inside, Surroundings
 from hardware.kinematics import Box, Kinematics
 from hardware.types import ArmSpec, ArmState, ArraySpec, Command, HardwareError
 
-_SHARES = np.array([[1.0], [0.4], [0.15], [0.0]])  # of the time to rest
+_SHARES = (1.0, 0.6, 0.35, 0.15, 0.0)  # of the time to rest: most of the way is gone early
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,10 @@ class Governor:
         self._action_low = np.asarray(action.low, dtype=np.float32)
         self._action_high = np.asarray(action.high, dtype=np.float32)
         self._low, self._high = arm.q_min + limits.position_margin, arm.q_max - limits.position_margin
-        self._ruckig, self._out = Ruckig(len(arm.joints), self.dt), OutputParameter(len(arm.joints))
+        joints = len(arm.joints)
+        self._ruckig, self._out = Ruckig(joints, self.dt), OutputParameter(joints)
+        self._ruckig_offline, self._brake_input, self._brake_way = Ruckig(joints), self._plain_input(), Trajectory(joints)
+        _to_rest(self._brake_input)
         self.restart(0.0, arm.home, 0.0)
 
     def restart(self, now: float, q: np.ndarray, gripper: float) -> None:
@@ -99,17 +102,22 @@ class Governor:
         self._hull_low, self._hull_high = np.minimum(self._low, q), np.maximum(self._high, q)
         self._gripper = float(np.clip(gripper, 0.0, 1.0))
         self._tracking_counted = False
-        self._input = InputParameter(len(q))
-        # Each joint is planned in units of its own v_max: Ruckig's tolerances are absolute, and in pixels it failed.
+        self._input = self._plain_input()
         self._input.current_position = self._input.target_position = (q / self.arm.v_max).tolist()
-        self._input.max_velocity = [1.0] * len(q)
-        self._input.max_acceleration = (self.arm.a_max / self.arm.v_max).tolist()
-        self._input.max_jerk = (self.arm.j_max / self.arm.v_max).tolist()
         self._setpoint = Setpoint(q, self._gripper, np.zeros_like(q), np.zeros_like(q))
         self._blocked = False
+        self._entry: np.ndarray | float = np.inf  # (R,) how far in danger it may be for having been found there [m]
         self._pursue()
         if self.stopped:
             self._brake()
+
+    def _plain_input(self) -> InputParameter:
+        """The limits. Each joint is planned in units of its own v_max: Ruckig's tolerances are absolute, and in pixels it failed."""
+        plain = InputParameter(len(self.arm.joints))
+        plain.max_velocity = [1.0] * len(self.arm.joints)
+        plain.max_acceleration = (self.arm.a_max / self.arm.v_max).tolist()
+        plain.max_jerk = (self.arm.j_max / self.arm.v_max).tolist()
+        return plain
 
     def reset(self, now: float, q: np.ndarray, gripper: float) -> None:
         """Clear a latched stop and re-anchor at rest at a measured pose."""
@@ -297,29 +305,33 @@ class Governor:
     def _runs_into(self, setpoint: Setpoint) -> str | None:
         """What the arm, braking from here on, would get into, or further into than it already is.
 
-        Looks at four points of the way to rest, each joint slowing down evenly over its own braking time, so that the
-        way is a curve; half the tolerance is left for what lies between them.
+        Looks at some points of the way to rest; half the tolerance is left for what lies between them.
         """
         around = self._surroundings
         if around is None:
             return None
-        braking = self._braking_distance(setpoint.v, setpoint.a)
-        if (around.least(setpoint.q, np.abs(braking)) >= 0.0).all():
+        if (around.least(setpoint.q, np.abs(self._braking_distance(setpoint.v, setpoint.a))) >= 0.0).all():
+            self._entry = 0.0
             return None
-        depth = self._depth if self._direct else None
-        if depth is None:
-            depth = self._depth = np.maximum(0.0, -around.rooms(self._setpoint.q))
-        allowed = np.maximum(0.5 * around.tolerance, depth + (0.1 * around.tolerance if self._direct else 1e-9))
-        for q in self._way_to_rest(setpoint, braking):
+        depth = np.maximum(0.0, -around.rooms(self._setpoint.q))
+        slack = 0.1 * around.tolerance  # leaving a wall along a straight joint line may lead a little deeper first
+        # Where it was switched on in danger, it may be as deep as that; what was won is not given back.
+        self._entry = np.minimum(self._entry, depth + slack)
+        usual = (0.6 if self._direct else 0.5) * around.tolerance
+        allowed = np.maximum(np.maximum(usual, self._entry), depth + 1e-9)
+        for q in self._way_to_rest(setpoint):
             if (around.least(q) < -allowed).any() and (around.rooms(q) < -allowed).any():
                 return around.names[int(np.argmin(around.rooms(q) + allowed))]
         return None
 
-    def _way_to_rest(self, setpoint: Setpoint, braking: np.ndarray) -> list[np.ndarray]:
-        """Four poses (J,), the last one first."""
-        seconds = np.maximum(2 * np.abs(braking) / np.maximum(np.abs(setpoint.v), 1e-9), 1e-9)
-        left = np.clip(1.0 - _SHARES * seconds.max() / seconds, 0.0, 1.0)
-        return list(setpoint.q + (1.0 - left**2) * braking)
+    def _way_to_rest(self, setpoint: Setpoint) -> list[np.ndarray]:
+        """Poses (J,) on the way that `_brake` would take, the last one first."""
+        scaled = np.array((setpoint.q, setpoint.v, setpoint.a)) / self.arm.v_max
+        brake, way = self._brake_input, self._brake_way
+        brake.current_position, brake.current_velocity, brake.current_acceleration = scaled.tolist()
+        if self._ruckig_offline.calculate(brake, way) not in (Result.Working, Result.Finished):
+            return [setpoint.q]
+        return [self.arm.v_max * np.array(way.at_time(share * way.duration)[0]) for share in _SHARES]
 
     def _braking_distance(self, v: np.ndarray, a: np.ndarray) -> np.ndarray:
         """How far each joint still travels when it brakes from v, a within its limits; never less than it will be."""
@@ -339,14 +351,11 @@ class Governor:
             self._come_to_rest()  # exactly: a rest of 1e-12 would already bend the line
         self._input.synchronization = Synchronization.Phase if self._direct else Synchronization.No
         self._blocked = False
-        self._depth: np.ndarray | None = None  # (R,) how far in danger the arm was when it set out [m]
         self._input.control_interface = ControlInterface.Position
         self._input.target_velocity = self._input.target_acceleration = [0.0] * len(self.arm.joints)
 
     def _brake(self) -> None:
-        """Ruckig's velocity interface to zero: the soonest jerk-limited stop."""
-        self._input.control_interface = ControlInterface.Velocity
-        self._input.target_velocity = self._input.target_acceleration = [0.0] * len(self.arm.joints)
+        _to_rest(self._input)
 
     def _count(self, reason: str) -> None:
         self.interventions[reason] += 1
@@ -355,3 +364,9 @@ class Governor:
 
 def _finite(values: np.ndarray) -> bool:
     return math.isfinite(float(values @ values))
+
+
+def _to_rest(given: InputParameter) -> None:
+    """Ruckig's velocity interface to zero: the soonest jerk-limited stop, each joint on its own."""
+    given.control_interface, given.synchronization = ControlInterface.Velocity, Synchronization.No
+    given.target_velocity = given.target_acceleration = [0.0] * given.degrees_of_freedom

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from hardware import arms
-from hardware.arms.model import ArmModel
+from hardware.arms.model import TOOL, ArmModel
 from hardware.calibration import Calibration
 from hardware.cameras import CameraConfig
 from hardware.clearance import Clearance, Inside
@@ -120,7 +120,7 @@ def governor_of(model: ArmModel, config: RobotConfig, robot_spec: RobotSpec) -> 
     limits = config.limits(own)
     kinematics: Kinematics = JointPosition(len(arm.joints), True, geometry.tool, geometry.tool_reach)
     if real.actions == "ee_delta":
-        kinematics = EeDelta(geometry.model, np.array(geometry.joints), model.tool, arm.home)
+        kinematics = EeDelta(geometry.model, np.array(geometry.joints), TOOL, arm.home)
     keep: list[Clearance] = [Apart(geometry)]
     if model.elbow and limits.workspace is not None:
         # Of the elbow only the height is bounded: it may reach out of a box that is made for the tool.

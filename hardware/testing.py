@@ -132,12 +132,15 @@ class ArmContract:
         assert ((spec.q_min <= spec.home) & (spec.home <= spec.q_max)).all()
         assert all((getattr(spec, name) > 0).all() for name in ("v_max", "a_max", "j_max"))
 
-    def test_each_read_is_fresh_and_finite(self) -> None:
+    def test_measurements_are_fresh_and_finite(self) -> None:
         arm, clock = self._connected()
         dt = 1.0 / arm.spec.rate_hz
-        first = arm.read()
-        clock.sleep_until(clock.now() + dt)
-        second = arm.read()
+        first = second = arm.read()
+        for _ in range(int(np.ceil(2.0 / dt))):  # a read waits for nothing: the same again is an answer, too
+            clock.sleep_until(clock.now() + dt)
+            second = arm.read()
+            if second.seq > first.seq:
+                break
         assert second.seq > first.seq
         assert second.time > first.time
         for state in (first, second):

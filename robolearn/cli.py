@@ -31,6 +31,7 @@ VERBS = {
     "finetune": "improve a policy online, safely, with a world model and a planner",
     "compare": "set trainings side by side, with a test of their success rates",
     "report": "write one HTML file about a pipeline's runs",
+    "emulate": "stand in for a real arm, at an address that its driver takes",
     "demo": "all of it, end to end, in a simulator",
 }
 
@@ -44,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Whoever ends us politely gets the same tidy stop as Ctrl-C, and Ctrl-C is heard even where a shell started us deaf to it.
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        _run(list(sys.argv[1:] if argv is None else argv))
+        _run(words)
         sys.stdout.flush()
         return 0
     except BaseException as error:
@@ -54,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (explained := explain(error)) is None:
             raise
         line, code = explained
+        if isinstance(error, KeyboardInterrupt) and "--overwrite" in words:
+            line += " without --overwrite"
         sys.stderr.write(line + "\n")
         return code
 

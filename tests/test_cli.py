@@ -16,7 +16,22 @@ import pytest
 from robolearn import cli
 from robolearn.core.errors import UserError
 
-VERBS = ["teleop", "ingest", "inspect", "edit", "export", "pretrain", "embed", "train", "evaluate", "finetune", "compare", "report", "demo"]
+VERBS = [
+    "teleop",
+    "ingest",
+    "inspect",
+    "edit",
+    "export",
+    "pretrain",
+    "embed",
+    "train",
+    "evaluate",
+    "finetune",
+    "compare",
+    "report",
+    "emulate",
+    "demo",
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,7 @@ class Config:
     """Time limit [s]."""
     seed: int = 0
     part: Part | Other = Part()
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         if self.seconds < 0:
@@ -143,20 +159,22 @@ def test_a_verbs_help_names_units_and_the_files_defaults(ran: list, tmp_path: Pa
 def test_what_a_verb_raises_becomes_a_line_or_a_traceback(
     ran: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run_with(error: BaseException) -> int:
+    def run_with(error: BaseException, *more: str) -> int:
         def run(_: Config) -> None:
             raise error
 
         monkeypatch.setattr(sys.modules["robolearn.experiments.train"], "run", run)
-        return cli.main(["train", "--store", "x"])
+        return cli.main(["train", "--store", "x", *more])
 
     assert run_with(UserError("store: x: no such folder")) == 2
     assert run_with(KeyboardInterrupt()) == 130
+    assert run_with(KeyboardInterrupt(), "--overwrite") == 130
     with pytest.raises(BrokenPipeError):  # a device's, say; our own output is fine
         run_with(BrokenPipeError())
     assert capsys.readouterr().err.splitlines() == [
         "robolearn: error: store: x: no such folder",
         "robolearn: stopped; the same command resumes",
+        "robolearn: stopped; the same command resumes without --overwrite",
     ]
     with pytest.raises(ZeroDivisionError):
         run_with(ZeroDivisionError())

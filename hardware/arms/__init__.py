@@ -43,7 +43,12 @@ def find(name: str) -> tuple[Family, ArmModel]:
     for family in families().values():
         if name in family.models:
             return family, family.models[name]
-    raise HardwareError(f"arm: {name!r}; valid: {', '.join(sorted(model for family in families().values() for model in family.models))}")
+    raise HardwareError(f"arm: {name!r}; valid: {', '.join(names())}")
+
+
+def names() -> list[str]:
+    """Of all arms."""
+    return sorted(model for family in families().values() for model in family.models)
 
 
 def drive(name: str, address: str, calibration: Calibration | None = None) -> Arm:

@@ -16,18 +16,17 @@ from hardware.types import ArmSpec
 if TYPE_CHECKING:
     import mujoco
 
+TOOL = "tool"
 OWN = Path(__file__).parents[1] / "models"  # MJCF of our own, from published dimensions
 
 
 @dataclass(frozen=True)
 class ArmModel:
-    """An arm as `ArmSpec` limits it and `mjcf` builds it; joints have the names of spec.joints."""
+    """An arm as `ArmSpec` limits it and `mjcf` builds it; joints have the names of spec.joints, the end effector is the site TOOL."""
 
     spec: ArmSpec
     mjcf: Callable[[], str]
     """The arm alone, standing on z = 0, as MJCF; compiled when first asked for."""
-    tool: str
-    """Body or site whose position is the end effector's."""
     elbow: tuple[str, ...] = ()
     """Bodies that have to stay inside the workspace, too."""
     torque_max: tuple[float, ...] = ()
@@ -62,6 +61,26 @@ def _reader(path: Path) -> Callable[[], str]:
 
 
 @cache
+def with_hand(mjcf: Callable[[], str], length_m: float, radius_m: float) -> Callable[[], str]:
+    """An arm whose flange is the body right_hand, with a gripper on it: its shape, and the site TOOL between its fingertips."""
+
+    def handed() -> str:
+        root = ET.fromstring(mjcf())
+        hand = next(body for body in root.iter("body") if body.get("name") == "right_hand")
+        ET.SubElement(hand, "site", name=TOOL, pos=f"0 0 {length_m}")
+        shape = {"type": "capsule", "size": f"{radius_m}", "fromto": f"0 0 0 0 0 {length_m - radius_m}", "mass": "0"}
+        ET.SubElement(hand, "geom", shape)
+        contact = root.find("contact")
+        contact = ET.SubElement(root, "contact") if contact is None else contact
+        carriers = [body.get("name", "") for body in root.iter("body") if hand in body.iter("body")]  # hand last, its flange before it
+        for carrier in carriers[-4:-1]:
+            ET.SubElement(contact, "exclude", body1=carrier, body2="right_hand")
+        return ET.tostring(root, encoding="unicode")
+
+    return handed
+
+
+@cache
 def robosuite(robot: str) -> Callable[[], str]:
     """The arm that robosuite ships under this name: its collision shapes and inertias, without what is only there to be seen."""
 
@@ -90,6 +109,9 @@ def robosuite(robot: str) -> Callable[[], str]:
                     mesh.set("file", str(folder / str(mesh.get("file"))))
         for geom in root.iter("geom"):
             geom.attrib.pop("material", None)
+        for joint in root.iter("joint"):  # dry friction is its own servos' to overcome, and a double's have no integral part
+            joint.attrib.pop("frictionloss", None)
+            joint.set("armature", "0.05")
         return ET.tostring(root, encoding="unicode")
 
     return mjcf

@@ -107,5 +107,5 @@ class Chain:
 
     def _publish(self) -> None:
         panel = self.panel
-        panel.q[:], panel.dq[:], panel.goal[:] = self.data.qpos[self._qpos], self.data.qvel[self._dof], self._goal
+        panel.publish(self.data.qpos[self._qpos], self.data.qvel[self._dof], self._goal)
         panel.gripper, panel.powered = self._gripper, float(self.powered)

@@ -28,11 +28,12 @@ TRUTH = (
     "watchdog",  # times that the arm stopped by itself because nobody spoke to it
     "gripper",  # 0 closed .. 1 open
 )
-_COUNT = len(FAULTS) + len(TRUTH) + 3 * JOINTS
+_VECTORS = len(FAULTS) + len(TRUTH)  # where q, dq and goal begin
+_COUNT = _VECTORS + 3 * JOINTS
 
 
 class Panel:
-    """Named numbers in shared memory. Attributes of FAULTS and TRUTH read and write floats; q, dq and goal are (J,) arrays."""
+    """Named numbers in shared memory. Attributes of FAULTS and TRUTH read and write floats; q, dq and goal are copies (J,)."""
 
     _memory: shared_memory.SharedMemory
     _values: np.ndarray
@@ -88,9 +89,15 @@ class Panel:
         """Where the servos are told to be [rad]."""
         return self._vector(2)
 
+    def publish(self, q: np.ndarray, dq: np.ndarray, goal: np.ndarray) -> None:
+        """What is true of the joints now."""
+        for index, values in enumerate((q, dq, goal)):
+            start = _VECTORS + index * JOINTS
+            self._values[start : start + self.joints] = values
+
     def _vector(self, index: int) -> np.ndarray:
-        start = len(FAULTS) + len(TRUTH) + index * JOINTS
-        return self._values[start : start + self.joints]
+        start = _VECTORS + index * JOINTS
+        return self._values[start : start + self.joints].copy()  # a view would outlive the memory
 
     def close(self) -> None:
         object.__setattr__(self, "_values", np.zeros(_COUNT))

@@ -11,7 +11,7 @@ from itertools import combinations, product
 import mujoco
 import numpy as np
 
-from hardware.arms.model import ArmModel
+from hardware.arms.model import TOOL, ArmModel
 from hardware.mujoco.reach import apart, reach
 
 _KEPT = (mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_PLANE)
@@ -48,10 +48,10 @@ class ArmGeometry:
         self.data = mujoco.MjData(self.model)
         self.joints = [self.model.joint(name).id for name in arm.spec.joints]
         self._qpos = self.model.jnt_qposadr[self.joints]
-        site = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_SITE, arm.tool)
-        body = int(self.model.site_bodyid[site]) if site >= 0 else self.model.body(arm.tool).id
-        self._tool = self.data.site_xpos[site] if site >= 0 else self.data.xpos[body]
-        self.tool_reach = reach(self.model, self.joints, body, float(np.linalg.norm(self.model.site_pos[site])) if site >= 0 else 0.0)
+        site = self.model.site(TOOL).id
+        self._tool = self.data.site_xpos[site]
+        offset = float(np.linalg.norm(self.model.site_pos[site]))
+        self.tool_reach = reach(self.model, self.joints, int(self.model.site_bodyid[site]), offset)
         self._elbow = [self.model.body(name).id for name in arm.elbow]
         self.elbow_reach = np.array([reach(self.model, self.joints, elbow) for elbow in self._elbow]).reshape(-1, len(self.joints))
 

@@ -21,7 +21,6 @@ UR = ArmModel(
         rate_hz=500.0,
     ),
     mjcf=robosuite("ur5e"),
-    tool="right_hand",
 )
 
 
@@ -69,7 +68,7 @@ def test_faults_are_felt(panel: Panel) -> None:
 def test_a_panel_is_seen_by_its_name_and_knows_its_fields(panel: Panel) -> None:
     other = Panel(6, panel.name)
     panel.estop = 1
-    panel.q[:] = 0.5
+    panel.publish(np.full(6, 0.5), np.zeros(6), np.zeros(6))
     assert other.estop == 1
     assert (other.q == 0.5).all()
     other.close()

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from hardware.arms.model import ArmModel, limits, robosuite
+from hardware.arms.model import ArmModel, limits, robosuite, with_hand
 from hardware.clearance import Inside, Surroundings
 from hardware.governor import Governor, Limits
 from hardware.kinematics import Box, JointPosition
@@ -29,8 +29,7 @@ PANDA = ArmModel(
         ),
         rate_hz=100.0,
     ),
-    robosuite("panda"),
-    "right_hand",
+    with_hand(robosuite("panda"), 0.12, 0.06),
     elbow=("link4",),
 )
 XARM = ArmModel(
@@ -48,8 +47,7 @@ XARM = ArmModel(
         ),
         rate_hz=100.0,
     ),
-    robosuite("xarm7"),
-    "right_hand",
+    with_hand(robosuite("xarm7"), 0.17, 0.06),
     elbow=("link4",),
 )
 ARMS = pytest.mark.parametrize("arm", [PANDA, XARM], ids=lambda arm: arm.spec.name)
