@@ -155,6 +155,11 @@ class SafeRobot:
         self._need_connection()
         return self.governor.admit(command, self.clock.now())
 
+    def hold(self) -> np.ndarray:
+        """The action, float32 (A,), that changes nothing."""
+        setpoint = self.governor.setpoint
+        return self.governor.kinematics.hold(setpoint.q, setpoint.gripper).astype(np.float32)
+
     def stop(self, reason: str) -> None:
         """Bring the arm to rest within its limits, latched until reset; the vendor's stop if that fails."""
         self.loop.stop(reason)

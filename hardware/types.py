@@ -18,6 +18,10 @@ class HardwareError(Exception):
     """A body cannot do what was asked. The message is one line: field, value, unit, valid choices."""
 
 
+class NoDecision(Exception):
+    """A pilot has none in time. Nothing is sent then, and the governor counts the silence."""
+
+
 class Source(IntEnum):
     """Who acted. Stored for every row of every episode."""
 
@@ -208,7 +212,7 @@ class Clock(Protocol):
 
 @runtime_checkable
 class Pilot(Protocol):
-    """Whoever decides: a human, a script, a policy, a planner, a replay."""
+    """Whoever decides: a human, a script, a policy, a planner, a replay. `decide` may raise NoDecision."""
 
     def reset(self) -> None: ...
     def decide(self, observation: Observation) -> Command: ...

@@ -29,7 +29,7 @@ class ChunkRunner:
             raise ValueError(f"prefix: {ahead} actions; expected 0 or more")
         if ensemble is not None and (ahead or not math.isfinite(ensemble)):
             raise ValueError(f"ensemble: {ensemble} with a prefix of {ahead} actions; expected a finite number, and no prefix")
-        self.execute, self.ahead, self.ensemble, self.mean = execute, ahead, ensemble, mean or _plain_mean
+        self.execute, self.ahead, self.ensemble, self.mean = execute, ahead, ensemble, mean or plain_mean
         self.reset()
 
     def reset(self) -> None:
@@ -70,5 +70,5 @@ class ChunkRunner:
         return action.astype(np.float32)
 
 
-def _plain_mean(action: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def plain_mean(action: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return weight @ action / weight.sum()

@@ -106,7 +106,11 @@ class PolicyPilot:
             hear(torch.from_numpy(np.asarray(executed, np.float32)))
 
     def _plan(self, decided: np.ndarray) -> np.ndarray:
-        obs = observation_window(list(self._history), self.policy.spec, self.policy.history)
+        return self._answer(list(self._history), decided)
+
+    def _answer(self, history: list[Observation], decided: np.ndarray) -> np.ndarray:
+        """The chunk (H, A) for what was seen, oldest first; decided: its first actions (D, A) are flown whatever it says."""
+        obs = observation_window(history, self.policy.spec, self.policy.history)
         obs = replace(obs, goal=self._goal, past=None if self._past is None else self._past.past()).to(self._device)
         with torch.no_grad(), autocast(self._device, "bfloat16" if self._half else "float32"):
             if len(decided):

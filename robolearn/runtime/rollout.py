@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hardware.robot import SafeRobot
-from hardware.types import Command, Observation, Pilot
+from hardware.types import Command, NoDecision, Observation, Pilot, Source
 from robolearn.data.episode import Episode
 from robolearn.data.recorder import Recorder
 from robolearn.tasks import Outcome, Task
@@ -51,8 +51,7 @@ def rollout(
         observation = robot.observe()
         deadline = observation.time + task.time_limit_s - 0.5 / robot.spec.rate_hz  # half a tick: floats must not add a row
         while True:
-            command = pilot.decide(observation)
-            executed = robot.send(command)
+            command, executed = _act(robot, pilot, observation)
             seen = robot.observe()
             step = Step(len(steps), observation, command, executed, task.judge(robot, seen))
             tell(pilot, step)
@@ -81,6 +80,16 @@ def rollout(
         "wall_s": time.monotonic() - started,
     }
     return episode_of(steps, meta)
+
+
+def _act(robot: SafeRobot, pilot: Pilot, observation: Observation) -> tuple[Command, np.ndarray]:
+    """(what was decided, what the governor made of it); without a decision nothing is sent, and the row says that nobody acted."""
+    try:
+        command = pilot.decide(observation)
+    except NoDecision:
+        held = robot.hold()
+        return Command(observation.time, held, Source.NONE), held
+    return command, robot.send(command)
 
 
 def tell(pilot: Pilot, step: Step) -> None:

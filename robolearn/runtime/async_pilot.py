@@ -1,0 +1,123 @@
+"""A policy that thinks beside the loop: the robot goes on while the next chunk is computed, and what comes too late is dropped."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from hardware.types import Command, NoDecision, Observation
+from robolearn.core.types import Policy
+from robolearn.runtime.chunk import Mean, plain_mean
+from robolearn.runtime.policy_pilot import PolicyPilot
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Row k is for the time `began` + k / rate [s]."""
+
+    began: float
+    rows: np.ndarray  # (H, A)
+
+    def row(self, time: float, rate_hz: float) -> int | None:
+        """Which of its rows is for `time`; None where none is."""
+        index = round((time - self.began) * rate_hz)
+        return index if 0 <= index < len(self.rows) else None
+
+
+class AsyncPilot(PolicyPilot):
+    """Receding horizon in real time. `decide` never waits but for an episode's first chunk.
+
+    A chunk's rows carry times: the first is for the observation it was computed from, so that as many rows as the answer took are past
+    when it comes, and are dropped. The next is asked for when `execute` rows of the newest were due, less `ahead`; one at a time. Where
+    nothing new comes (a policy that hangs, or died), the last chunk is flown to its end; then there is NoDecision, and the governor stops
+    the robot for silence.
+
+    ensemble: the mean of what all chunks say about now, weighted exp(-ensemble i), i = 0 the oldest (ACT, Zhao et al. 2023). prefix: the
+    policy is told that many rows which will be flown meanwhile (training-time real-time chunking, Black et al. 2025), and fits its answer
+    to them; choose it no smaller than the answer's delay in rows.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        execute: int = 8,
+        seed: int = 0,
+        *,
+        ensemble: float | None = None,
+        prefix: int = 0,
+        ahead: int = 1,
+        **options: Any,
+    ) -> None:
+        super().__init__(policy, min(execute, policy.horizon - prefix), seed, prefix=prefix, **options)
+        self.execute, self.ensemble, self.prefix, self.ahead = execute, ensemble, prefix, max(ahead, prefix)
+        space = getattr(policy, "space", None)
+        self._mean: Mean = plain_mean if space is None else self._runner.mean
+        self._thinker = ThreadPoolExecutor(1, thread_name_prefix="policy")
+        self._pending: Future[tuple[np.ndarray, float]] | None = None
+        self._chunks: deque[Chunk] = deque(maxlen=policy.horizon)
+        self.late_rows = 0
+
+    def reset(self) -> None:
+        if self._pending is not None and not self._pending.cancel():
+            self._pending.exception()  # there is one policy: it ends its thought first
+        self._pending = None
+        self._chunks.clear()
+        self.late_rows = 0
+        super().reset()
+
+    def decide(self, observation: Observation) -> Command:
+        self._history.append(observation)
+        now, rate = observation.time, self.policy.spec.rate_hz
+        self._take(wait=not self._chunks, now=now)
+        if self._pending is None and self._is_due(now, rate):
+            self._ask(observation, rate)
+            if not self._chunks:
+                self._take(wait=True, now=now)
+        notes = {"inference_ms": self._spent_ms, "late_rows": float(self.late_rows)}
+        about_now = [(chunk, row) for chunk in self._chunks if (row := chunk.row(now, rate)) is not None]
+        if not about_now:
+            raise NoDecision(f"policy: no answer for {now - self._asked_at:.2f} s")
+        notes["chunk_position"] = float(about_now[-1][1])
+        actions = np.stack([chunk.rows[row] for chunk, row in about_now])
+        if self.ensemble is None:
+            action = actions[-1]
+        else:
+            action = self._mean(actions.astype(np.float64), np.exp(-self.ensemble * np.arange(len(actions)))).astype(np.float32)
+        return Command(now, action, self.source, {**getattr(self.policy, "notes", {}), **notes})
+
+    def close(self) -> None:
+        self._thinker.shutdown(wait=False, cancel_futures=True)
+
+    def _is_due(self, now: float, rate: float) -> bool:
+        if not self._chunks or self.ensemble is not None:
+            return True
+        return (now - self._chunks[-1].began) * rate >= self.execute - self.ahead - 1e-6
+
+    def _ask(self, observation: Observation, rate: float) -> None:
+        decided = np.empty((0, self.policy.spec.action.dim), np.float32)
+        if self.prefix and self._chunks and (row := self._chunks[-1].row(observation.time, rate)) is not None:
+            decided = self._chunks[-1].rows[row : row + self.prefix]
+        self._asked_at = observation.time
+        self._pending = self._thinker.submit(self._think, list(self._history), decided)
+
+    def _think(self, history: list[Observation], decided: np.ndarray) -> tuple[np.ndarray, float]:
+        began = perf_counter()
+        return np.asarray(self._answer(history, decided), np.float32), 1e3 * (perf_counter() - began)
+
+    def _take(self, wait: bool, now: float) -> None:
+        """What was thought meanwhile. Raises what the policy raised."""
+        if self._pending is None or not (wait or self._pending.done()):
+            return
+        rows, self._spent_ms = self._pending.result()
+        self._pending = None
+        chunk = Chunk(self._asked_at, rows)
+        self.late_rows += min(max(round((now - chunk.began) * self.policy.spec.rate_hz), 0), len(rows))
+        self._chunks.append(chunk)
+
+    _asked_at = 0.0
+    _spent_ms = 0.0

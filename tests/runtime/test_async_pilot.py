@@ -1,0 +1,135 @@
+"""A policy that thinks beside the loop: rows by their times, late ones dropped, silence where nothing comes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from hardware.testing import PilotContract
+from hardware.types import ArraySpec, NoDecision, Observation, RobotSpec
+from robolearn.core.types import Obs, Policy
+from robolearn.runtime.async_pilot import AsyncPilot
+
+JOINTS = ArraySpec(("a", "b"), ("rad", "rad"), (-1.0, -1.0), (1.0, 1.0))
+SPEC = RobotSpec("toy", {}, {"joint_pos": JOINTS}, JOINTS, "joint_pos", 10.0)
+
+
+class Slow(Policy):
+    """Row k of the answer to what was seen at step n is n + k / 100. It answers while `free` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec, self.history, self.horizon, self.prefix = SPEC, 1, 6, 2
+        self.free, self.begun, self.told = threading.Event(), threading.Semaphore(0), []
+        self.free.set()
+
+    def act(self, obs: Obs) -> torch.Tensor:
+        self.begun.release()
+        assert self.free.wait(20)
+        first = obs.state[0, -1, 0]
+        rows = first + torch.arange(self.horizon) / 100
+        return torch.stack([rows, rows], 1)[None]
+
+    def sample(self, obs: Obs, n: int, prefix: torch.Tensor) -> torch.Tensor:
+        self.told.append(prefix[0, :, 0].tolist())
+        return self.act(obs)[None]
+
+
+def look(step: int) -> Observation:
+    return Observation(0.1 * step, {}, {"joint_pos": np.full(2, step, np.float32)})
+
+
+@pytest.fixture
+def policy() -> Iterator[Slow]:
+    policy = Slow()
+    yield policy
+    policy.free.set()
+
+
+def values(pilot: AsyncPilot, steps: range, settle: bool = True) -> list[float]:
+    """First numbers of the decisions; settle: what was asked for is there before the next decision."""
+    found = []
+    for step in steps:
+        found.append(round(float(pilot.decide(look(step)).action[0]), 2))
+        if settle and pilot._pending is not None:
+            pilot._pending.result(20)
+    return found
+
+
+class TestContract(PilotContract):
+    def make(self):
+        return AsyncPilot(Slow(), execute=3), SPEC, look(0)
+
+
+def test_a_quick_policy_is_flown_as_if_it_were_asked_in_line(policy: Slow) -> None:
+    pilot = AsyncPilot(policy, execute=3)
+    # Asked at step 2 (one row ahead), the answer is there at step 3: its row 1, since its row 0 was for step 2.
+    assert values(pilot, range(8)) == [0, 0.01, 0.02, 2.01, 2.02, 4.01, 4.02, 6.01]
+    assert pilot.late_rows == 3
+
+
+def test_the_robot_goes_on_while_it_thinks_and_late_rows_are_dropped(policy: Slow) -> None:
+    pilot = AsyncPilot(policy, execute=3)
+    assert values(pilot, range(2)) == [0, 0.01]
+    policy.free.clear()
+    assert values(pilot, range(2, 5), settle=False) == [0.02, 0.03, 0.04]
+    policy.free.set()
+    assert pilot._pending is not None
+    pilot._pending.result(20)
+    assert values(pilot, range(5, 6)) == [2.03]  # rows 0 to 2 of the new chunk were for steps 2 to 4
+    assert pilot.late_rows == 3
+
+
+def test_a_policy_that_hangs_falls_silent_when_its_chunk_ends_and_comes_back(policy: Slow) -> None:
+    pilot = AsyncPilot(policy, execute=3)
+    values(pilot, range(2))
+    policy.free.clear()
+    assert values(pilot, range(2, 6), settle=False) == [0.02, 0.03, 0.04, 0.05]
+    for step in (6, 7):
+        with pytest.raises(NoDecision, match="no answer for"):
+            pilot.decide(look(step))
+    policy.free.set()
+    assert pilot._pending is not None
+    pilot._pending.result(20)
+    with pytest.raises(NoDecision):
+        pilot.decide(look(8))  # the answer to step 2 ends with step 7: too late altogether, and the next is asked for
+    assert pilot._pending is not None
+    pilot._pending.result(20)
+    assert values(pilot, range(9, 10)) == [8.01]
+
+
+def test_the_policys_own_error_reaches_the_loop(policy: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    pilot = AsyncPilot(policy, execute=3)
+    values(pilot, range(2))
+    monkeypatch.setattr(policy, "act", lambda obs: 1 / 0)
+    pilot.decide(look(2))
+    assert pilot._pending is not None
+    assert isinstance(pilot._pending.exception(20), ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        pilot.decide(look(3))
+
+
+def test_ensembling_is_the_mean_of_what_all_say_about_now(policy: Slow) -> None:
+    pilot = AsyncPilot(policy, ensemble=0.0)
+    np.testing.assert_allclose(values(pilot, range(3)), [0, 0.01, (0.02 + 1.01) / 2], atol=0.006)
+
+
+def test_a_prefix_tells_what_will_be_flown_meanwhile(policy: Slow) -> None:
+    pilot = AsyncPilot(policy, execute=4, prefix=2)
+    values(pilot, range(5))
+    np.testing.assert_allclose(policy.told, [[0.02, 0.03], [2.02, 2.03]][: len(policy.told)], atol=1e-6)
+    assert policy.told
+
+
+def test_a_reset_forgets_and_waits_for_the_thought_in_flight(policy: Slow) -> None:
+    pilot = AsyncPilot(policy, execute=3)
+    values(pilot, range(2))
+    policy.free.clear()
+    pilot.decide(look(2))
+    threading.Timer(0.1, policy.free.set).start()
+    pilot.reset()
+    assert values(pilot, range(20, 22)) == [20, 20.01]
