@@ -29,8 +29,10 @@ VERBS = {
     "train": "learn a policy from a store",
     "evaluate": "measure a policy's success rate, with an interval and videos",
     "finetune": "improve a policy online, safely, with a world model and a planner",
+    "deploy": "fly a policy on a robot, recorded, a person watching",
     "compare": "set trainings side by side, with a test of their success rates",
     "report": "write one HTML file about a pipeline's runs",
+    "calibrate": "walk a person through an arm's calibration, and write it to a file",
     "emulate": "stand in for a real arm, at an address that its driver takes",
     "demo": "all of it, end to end, in a simulator",
 }

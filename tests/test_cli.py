@@ -27,8 +27,10 @@ VERBS = [
     "train",
     "evaluate",
     "finetune",
+    "deploy",
     "compare",
     "report",
+    "calibrate",
     "emulate",
     "demo",
 ]

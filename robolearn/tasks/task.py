@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hardware import arms
 from hardware.robot import SafeRobot
 from hardware.types import Observation
 from robolearn.core.errors import UserError
+
+REAL_S = 60.0  # time limit on a real arm, where nothing else is said
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,11 @@ _TASKS = {
 def task_for(body: str) -> Task:
     """The task of a body such as RobotConfig.body; `:state` and `:pose` are other observations and actions, not other tasks.
 
-    Raises UserError.
+    On a real arm it is whatever the person says. Raises UserError.
     """
+    if body in arms.names():
+        return Task(body, "", REAL_S)
     try:
         return _TASKS[body.removesuffix(":state").removesuffix(":pose")]
     except KeyError:
-        raise UserError(f"body: {body!r} has no task; valid: {', '.join(_TASKS)}") from None
+        raise UserError(f"body: {body!r} has no task; valid: {', '.join(_TASKS)}, {', '.join(arms.names())}") from None

@@ -1,0 +1,157 @@
+"""Fly a policy on a robot, a person watching: every episode recorded, judged by their word, counted with an interval."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.live import Live
+
+import hardware
+from hardware import RobotConfig, arms
+from hardware.robot import SafeRobot
+from hardware.teleop.keys import NoKeys, TerminalKeys
+from robolearn.core.checkpoint import load_policy
+from robolearn.core.errors import UserError, require_at_least
+from robolearn.core.run import Run, read_metrics, require_free
+from robolearn.data.store import EpisodeStore
+from robolearn.evaluation.evaluate import reseed
+from robolearn.evaluation.statistics import success_interval
+from robolearn.experiments.deploy_view import DeployView
+from robolearn.experiments.evaluate import check_fits
+from robolearn.experiments.goals import check_goal, goal_obs
+from robolearn.models.precision import Precision
+from robolearn.runtime.async_pilot import AsyncPilot
+from robolearn.runtime.attended import LiveView
+from robolearn.runtime.policy_pilot import PolicyPilot
+from robolearn.runtime.rollout import rollout
+from robolearn.runtime.watched import WATCHED_KEYS, Watched
+from robolearn.tasks import Task, task_for
+
+_MIB_PER_EPISODE = 16.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Run a checkpoint on a robot. Space stops it; s, f, r, q end an episode (success, failure, redo, quit)."""
+
+    checkpoint: Path = Path("runs/demo/train/policy.pt")
+    """A policy (robolearn train) or an agent (robolearn finetune)."""
+    out: Path = Path("runs/deploy")
+    """Artefact folder: dataset.zarr with every episode flown, metrics.jsonl."""
+    robot: RobotConfig = RobotConfig(body="robosuite:Lift")
+    """a real arm: --robot.body ur5e --robot.arm.address 192.168.1.10, or a file of configs/robots"""
+    episodes: int = 10
+    seconds: float | None = None
+    """Time limit of an episode [s]; none: the task's own, on a real arm 60."""
+    instruction: str = ""
+    """What is to be done, in words; stored with every episode. Empty: the task's own."""
+    asynchronous: bool = True
+    """Think while the robot moves; what comes too late of an answer is dropped. Off: the arm holds while the policy thinks. In a
+    simulator, whose time stands still meanwhile, it is off."""
+    chunk: int = 8
+    """Actions executed per inference; at most the policy's horizon."""
+    ensemble: float | None = None
+    """Temporal ensembling (ACT): the mean of all answers about now, weighted exp(-ensemble * i), i = 0 the oldest. None: off."""
+    prefix: int = 0
+    """Tell the policy how many actions will be flown before its answer comes. At most what it was trained for."""
+    goal: str = ""
+    """What to reach, for a policy that is told: an instruction, an image file, or STORE#EPISODE, whose last row is meant."""
+    precision: Precision = "auto"
+    """Of the policy's answers; auto: bfloat16 where the processor is quicker at it."""
+    seed: int = 0
+    """Of the policy's own noise; in a simulator also of the starts."""
+    view_port: int | None = 8642
+    """Show the cameras at http://127.0.0.1:PORT; 0: any free port, None: no view."""
+    device: str = "cpu"
+    """Where the policy runs: cpu, cuda, cuda:0, mps."""
+    threads: int = 1
+    """torch CPU threads."""
+    overwrite: bool = False
+    """Discard what another config left in `out`."""
+
+
+def run(config: Config) -> None:
+    """Raises UserError: checkpoint absent or made for another robot; HardwareError: the robot is not there or not ready."""
+    console = Console(stderr=True, soft_wrap=True)
+    require_at_least("episodes", config.episodes, 1, "episodes")
+    if config.seconds is not None and not 0 < config.seconds <= 3600:
+        raise UserError(f"seconds: {config.seconds} s; valid: above 0, up to 3600")
+    folder = Run(config.out, config, config.overwrite, grows="episodes")
+    check_fits(config.checkpoint, hardware.spec_of(config.robot))
+    check_goal(config.checkpoint, config.goal)
+    if folder.finished():
+        console.print(f"{config.out}: already complete")
+        return
+    torch.set_num_threads(config.threads)
+    task = _task(config)
+    with ExitStack() as stack:
+        pilot = _pilot(config, stack)
+        robot = stack.enter_context(hardware.open(config.robot))
+        keys = TerminalKeys() if sys.stdin.isatty() else NoKeys()
+        keys.open()
+        stack.callback(keys.close)
+        view = stack.enter_context(LiveView(config.view_port)) if robot.spec.cameras and config.view_port is not None else None
+        stack.enter_context(folder)
+        require_free(config.out, _MIB_PER_EPISODE)
+        store = stack.enter_context(_store(config, robot, task))
+        console.print(f"{WATCHED_KEYS}{f' · cameras at {view.url}' if view else ''}")
+        won = _fly(config, robot, Watched(pilot, robot, keys, view), task, store, folder, console)
+        if len(won) >= config.episodes:
+            folder.finish(episodes=len(won), successes=sum(won))
+    low, high = (100 * edge for edge in success_interval(sum(won), len(won))) if won else (0.0, 100.0)
+    console.print(f"{store.url}: {sum(won)}/{len(won)} successful (95 % interval {low:.0f} to {high:.0f} %)")
+
+
+def _fly(config: Config, robot: SafeRobot, pilot: Watched, task: Task, store: EpisodeStore, folder: Run, console: Console) -> list[bool]:
+    """Episodes until there are enough, or the person has had enough; whether each succeeded."""
+    won = [bool(row["success"]) for row in read_metrics(config.out / "metrics.jsonl") if row["kind"] == "episode"]
+    digest = hashlib.sha256(config.checkpoint.read_bytes()).hexdigest()[:16]
+    with Live(console=console, refresh_per_second=8, transient=True) as live:
+        while (index := len(won)) < config.episodes:
+            display = DeployView(robot, index, config.episodes, won, live.update)
+            with store.record() as recording:  # discarded unless it is finished
+                reseed(pilot, config.seed, index)
+                episode = rollout(robot, pilot, task, np.random.default_rng([config.seed, index]), display.on_step, recording)
+                if episode.meta["verdict"] in ("quit", "discard"):
+                    if episode.meta["verdict"] == "quit":
+                        break
+                    continue
+                meta = {**episode.meta, "operator": "policy", "checkpoint": digest, "instruction": task.instruction, **display.timing()}
+                recording.finish(meta, terminal=bool(episode.terminal[-1]))
+            won.append(bool(episode.success))
+            row = {name: meta[name] for name in ("success", "length", "interventions", "stopped", "inference_ms", "late_rows")}
+            folder.log(kind="episode", episode=index, **row)
+    return won
+
+
+def _task(config: Config) -> Task:
+    task = task_for(config.robot.body)
+    return Task(task.name, config.instruction or task.instruction, config.seconds or task.time_limit_s)
+
+
+def _pilot(config: Config, stack: ExitStack) -> PolicyPilot:
+    """UserError for a chunk, a prefix or a goal that the policy cannot have."""
+    policy = load_policy(config.checkpoint, device=config.device)
+    options = {"ensemble": config.ensemble, "prefix": config.prefix, "goal": goal_obs(config.goal, policy), "precision": config.precision}
+    try:
+        if not config.asynchronous or config.robot.body not in arms.names():
+            return PolicyPilot(policy, config.chunk, config.seed, **options)
+        pilot = AsyncPilot(policy, config.chunk, config.seed, **options)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    stack.callback(pilot.close)
+    return pilot
+
+
+def _store(config: Config, robot: SafeRobot, task: Task) -> EpisodeStore:
+    path = config.out / "dataset.zarr"
+    if not path.exists():
+        return EpisodeStore.create(path, robot.spec, {"made_by": "robolearn deploy", "operator": "policy", "task": task.name})
+    return EpisodeStore.open(path, "a")

@@ -1,0 +1,49 @@
+"""A policy under a person's eyes: their word ends an episode, their stop stops the robot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hardware.robot import SafeRobot
+from hardware.teleop.keys import NoKeys, TerminalKeys
+from hardware.teleop.operator import VERDICTS, Verdict
+from hardware.types import Command, Observation, Pilot
+from robolearn.runtime.attended import LiveView
+
+WATCHED_KEYS = "space STOP · s success · f failure · r redo (discard) · q quit"
+
+
+class Watched:
+    """Hands decisions on; keys typed meanwhile are verdicts (s, f, r, q) or the stop (space), which is latched until the next episode.
+
+    keys: none where there is no terminal. view: shows the cameras, if any.
+    """
+
+    def __init__(self, pilot: Pilot, robot: SafeRobot, keys: TerminalKeys | NoKeys, view: LiveView | None = None) -> None:
+        self.pilot, self.robot, self.keys, self.view = pilot, robot, keys, view
+        self.verdict: Verdict | None = None
+
+    def seed(self, seed: int) -> None:
+        reseed: Any = getattr(self.pilot, "seed", None)
+        if reseed is not None:
+            reseed(seed)
+
+    def reset(self) -> None:
+        self.keys.read()  # what was typed between episodes means nothing
+        self.verdict = None
+        self.pilot.reset()
+
+    def decide(self, observation: Observation) -> Command:
+        for key in self.keys.read():
+            if key == " ":
+                self.robot.stop("operator")
+            elif key in VERDICTS:
+                self.verdict = VERDICTS[key]
+        if self.view is not None:
+            self.view.show(observation.images)
+        return self.pilot.decide(observation)
+
+    def feedback(self, executed: Any, reward: float) -> None:
+        hear: Any = getattr(self.pilot, "feedback", None)
+        if hear is not None:
+            hear(executed, reward)

@@ -1,0 +1,109 @@
+"""A policy on a robot: in a simulator, and end to end through a vendor's SDK to a double, with a camera."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hardware
+from hardware import RealConfig, RobotConfig
+from hardware.cameras import CameraConfig
+from hardware.doubles import launch
+from hardware.types import Source
+from robolearn.core.checkpoint import save_checkpoint
+from robolearn.core.errors import UserError
+from robolearn.core.run import read_json, read_metrics
+from robolearn.data.store import EpisodeStore
+from robolearn.experiments import deploy
+from robolearn.policies.regression import RegressionConfig
+
+
+def checkpoint(path: Path, robot: RobotConfig, rows: np.ndarray) -> Path:
+    """A policy that learned nothing but the units of `rows` (N, A): its actions lie among them."""
+    spec = hardware.spec_of(robot)
+    config = RegressionConfig(horizon=8, history=1, widths=(16, 32))
+    torch.manual_seed(0)
+    policy = config.build(spec)
+    state = np.zeros((len(rows), spec.state_dim), np.float32)
+    state[:, : rows.shape[1] - 1] = rows[:, :-1]
+    state += np.random.default_rng(0).normal(0, 0.1, state.shape)
+    policy.fit_normalizers(state, rows, None)
+    save_checkpoint(path, policy, config, {})
+    return path
+
+
+def near(centre: np.ndarray) -> np.ndarray:
+    return (centre + np.random.default_rng(0).normal(0, 0.05, (200, len(centre)))).astype(np.float32)
+
+
+def test_in_a_simulator_every_episode_is_recorded_and_counted(tmp_path: Path) -> None:
+    robot = RobotConfig("fake:state")
+    policy = checkpoint(tmp_path / "policy.pt", robot, near(np.array([-0.6, 1.2])))
+    config = deploy.Config(policy, tmp_path / "out", robot, episodes=2, seconds=1.0, view_port=None)
+    deploy.run(config)
+    with EpisodeStore.open(tmp_path / "out/dataset.zarr") as store:
+        assert len(store) == 2
+        assert store.meta(1)["operator"] == "policy"
+        assert len(store.meta(1)["checkpoint"]) == 16
+        assert set(store.lowdim("source")) == {Source.POLICY}
+    assert read_json(tmp_path / "out/done.json")["episodes"] == 2
+    deploy.run(config)  # already complete
+    assert len(read_metrics(tmp_path / "out/metrics.jsonl")) == 2
+
+
+def test_on_a_double_through_the_vendors_sdk_with_a_camera(tmp_path: Path) -> None:
+    pytest.importorskip("scservo_sdk")
+    film = tmp_path / "film.mp4"
+    _film(film)
+    with launch("so101") as double:
+        arm = RealConfig(address=double.address, table_m=None, cameras={"top": CameraConfig(str(film), size=(32, 32), stale_s=60.0)})
+        robot = RobotConfig("so101", arm=arm)
+        home = double.model.spec.home
+        spec = RobotConfig("so101", arm=RealConfig())
+        policy = checkpoint(tmp_path / "policy.pt", spec, near(np.append(home + 0.1, 0.5)))
+        deploy.run(deploy.Config(policy, tmp_path / "out", robot, episodes=1, seconds=2.0, instruction="wave", view_port=None))
+        assert np.abs(double.panel.q - home).max() > 0.02
+        assert double.panel.contacts == 0
+    with EpisodeStore.open(tmp_path / "out/dataset.zarr") as store:
+        meta = store.meta(0)
+        assert meta["instruction"] == "wave"
+        assert meta["stopped"] is None
+        assert store.length(0) >= 15
+        assert store.read(0).images["top"].shape[1:] == (32, 32, 3)
+        moved = store.lowdim("action")[:, :-1] - home
+        assert 0.01 < np.abs(moved).max() < 0.6
+
+
+def _film(path: Path) -> None:
+    import cv2
+
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 30, (64, 48))
+    for number in range(30):
+        writer.write(np.full((48, 64, 3), 8 * number, np.uint8))
+    writer.release()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"episodes": 0}, "episodes: 0"),
+        ({"seconds": -1.0}, "seconds: -1.0 s; valid: above 0"),
+        ({"chunk": 99}, "chunk: 99 actions per inference"),
+        ({"chunk": 4, "prefix": 3}, "prefix: 3 actions"),
+    ],
+)
+def test_what_cannot_be_deployed(tmp_path: Path, change: dict, message: str) -> None:
+    robot = RobotConfig("fake:state")
+    policy = checkpoint(tmp_path / "policy.pt", robot, near(np.array([-0.6, 1.2])))
+    with pytest.raises(UserError, match=message):
+        deploy.run(deploy.Config(policy, tmp_path / "out", robot, view_port=None, **change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_policy_of_another_robot(tmp_path: Path) -> None:
+    policy = checkpoint(tmp_path / "policy.pt", RobotConfig("fake:state"), near(np.array([-0.6, 1.2])))
+    with pytest.raises(UserError, match="made for another robot"):
+        deploy.run(deploy.Config(policy, tmp_path / "out", RobotConfig("so101", arm=RealConfig(address="/dev/null"))))
