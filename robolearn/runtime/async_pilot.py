@@ -53,7 +53,7 @@ class AsyncPilot(PolicyPilot):
         ahead: int = 1,
         **options: Any,
     ) -> None:
-        super().__init__(policy, execute, seed, prefix=prefix, **options)
+        super().__init__(policy, execute, seed, ensemble=ensemble, prefix=prefix, **options)
         self.execute, self.ensemble, self.prefix, self.ahead = execute, ensemble, prefix, max(ahead, prefix)
         space = getattr(policy, "space", None)
         self._mean: Mean = plain_mean if space is None else self._runner.mean
