@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ from hardware.doubles.chain import Chain
 from hardware.doubles.panel import Panel
 from hardware.types import HardwareError
 
+PRIORITY = 70  # of SCHED_FIFO: above that of the loop that talks to it, and whose SDK may busily wait for the answer
 READY_S = 60.0  # a busy machine compiles a model and imports MuJoCo in this time
 
 
@@ -44,9 +46,9 @@ class Double:
     def pid(self) -> int:
         return self._process.pid or 0
 
-    def place(self, q: np.ndarray) -> None:
-        """Put the arm at rest at q (J,) [rad], as hands would."""
-        self._pipe.send(np.asarray(q, dtype=np.float64))
+    def place(self, q: np.ndarray, gripper: float | None = None) -> None:
+        """Put the arm at rest at q (J,) [rad], as hands would, and the gripper (0..1). A limp one falls on, unless `panel.hold` is 1."""
+        self._pipe.send((np.asarray(q, dtype=np.float64), gripper))
         self._pipe.recv()
 
     def kill(self) -> None:
@@ -78,12 +80,14 @@ def launch(name: str, **options: object) -> Double:
 def _serve(module: str, name: str, panel: str, pipe: Connection, options: dict[str, object]) -> None:
     """In the process: the physics, and the family's `serve(chain, options) -> address`, which starts threads and returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    with contextlib.suppress(AttributeError, OSError):  # an arm's electronics wait for nobody; without the right to it, they do here
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
     shared = Panel(len(arms.find(name)[1].spec.joints), panel)
     chain = Chain(arms.find(name)[1], shared)
     pipe.send(import_module(module).serve(chain, **options))
     while True:
         try:
-            chain.place(pipe.recv())
+            chain.place(*pipe.recv())
             pipe.send(None)
         except (EOFError, OSError):  # the parent is gone, however it went
             os._exit(0)
