@@ -87,15 +87,16 @@ def parse(verb: str, cls: type, words: Sequence[str], default_file: Path | None 
     from robolearn.core.config import from_dict, nested, read_yaml, require_finite
 
     rest, types = _types(words)
+    rest, files = _files(cls, rest)
     parts = list(_optional_parts(cls, rest))
     default: Any = tyro.MISSING_NONPROP
     file = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else default_file
     if file is not None and (file.is_dir() or (not file.exists() and file.suffix not in (".yaml", ".yml"))):
         field = next((name for name in ("path", "data", "checkpoint", "runs") if name in cls.__dataclass_fields__), "out")
         raise UserError(f"{file}: the bare argument is a config in YAML; what a verb reads goes behind an option, such as --{field} {file}")
-    if file is not None or types or parts:
+    if file is not None or types or parts or files:
         where = f"robolearn {verb}" if file is None else str(file)
-        data = nested(types, {} if file is None else read_yaml(file), where)
+        data = nested(types, ({} if file is None else read_yaml(file)) | {name: read_yaml(path) for name, path in files.items()}, where)
         default = from_dict(cls, _with_parts(data, parts), where, missing=tyro.MISSING)
     said = io.StringIO()
     try:
@@ -131,6 +132,18 @@ def _types(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         else:
             rest.append(word)
     return rest, types
+
+
+def _files(cls: type, words: Sequence[str]) -> tuple[list[str], dict[str, Path]]:
+    """Takes `--robot configs/robots/ur5e.yaml` out: a whole part of the config from a file of its own; options overrule its fields."""
+    parts = {name for name, kind in get_type_hints(cls).items() if any(is_dataclass(one) for one in get_args(kind) or (kind,))}
+    rest, files = list(words), {}
+    for word, value in zip(words, words[1:], strict=False):
+        if word.removeprefix("--") in parts and word.startswith("--") and Path(value).suffix in (".yaml", ".yml"):
+            files[word[2:]] = Path(value)
+            at = rest.index(word)
+            del rest[at : at + 2]
+    return rest, files
 
 
 def _optional_parts(cls: type, words: Sequence[str]) -> Iterator[list[str]]:

@@ -220,3 +220,13 @@ def test_without_a_display_simulators_render_off_screen(
     cli.main(["train", "--store", "x"])
     assert os.environ.get("MUJOCO_GL") == expected
     monkeypatch.setenv("MUJOCO_GL", "restored by monkeypatch")
+
+
+def test_a_part_of_the_config_from_a_file_of_its_own(tmp_path: Path) -> None:
+    part = tmp_path / "part.yaml"
+    part.write_text("width: 5\n")
+    config = cli.parse("train", Config, ["--store", "s", "--part", str(part), "--seconds", "2"])
+    assert (config.part, config.seconds) == (Part(5), 2.0)
+    assert cli.parse("train", Config, ["--store", "s", "--part", str(part), "--part.width", "7"]).part == Part(7)
+    with pytest.raises(UserError, match=r"nowhere\.yaml"):
+        cli.parse("train", Config, ["--store", "s", "--part", "nowhere.yaml"])
