@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from fowm import MODEL, SHARED, SMALL_SEARCH, lay
-from peers.curves import curve, keep, known, summary
+from peers.curves import curve, draw, keep, known, summary
 
 from robolearn.agents.config import AgentConfig
 from robolearn.core.config import from_dict
@@ -75,6 +75,7 @@ if __name__ == "__main__":
     words.add_argument("--trials", type=int, default=20)
     words.add_argument("--offline", type=int, default=3000)
     words.add_argument("--out", type=Path, default=Path("runs/moto.jsonl"))
+    words.add_argument("--picture", type=Path, help="draw all seeds into this file")
     asked = words.parse_args()
     for seed in asked.seeds:
         for method in asked.methods:
@@ -82,3 +83,5 @@ if __name__ == "__main__":
             if not known(asked.out, **names):
                 keep(asked.out, run(method, seed, asked), **names)
     print(summary(asked.out, ("task", "method")))
+    if asked.picture is not None:
+        draw(asked.out, ("task", "method"), asked.picture)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from fowm import SHARED, TASKS, data_of, lay
-from peers.curves import curve, keep, known, summary
+from peers.curves import curve, draw, keep, known, summary
 
 import hardware
 from hardware import RobotConfig
@@ -86,6 +86,7 @@ if __name__ == "__main__":
     words.add_argument("--offline", type=int, default=4000)
     words.add_argument("--data", type=Path, default=Path("runs/fowm"))
     words.add_argument("--out", type=Path, default=Path("runs/warmup.jsonl"))
+    words.add_argument("--picture", type=Path, help="draw all seeds into this file")
     asked = words.parse_args()
     kinds = [("with warm-up", "mixed"), ("without", "mixed")] if asked.what == "dip" else []
     kinds += [(m, q) for q in ("expert", "mediocre") for m in ("rlpd", "wsrl")] if asked.what == "regimes" else []
@@ -95,3 +96,5 @@ if __name__ == "__main__":
             if not known(asked.out, **names):
                 keep(asked.out, run(method, quality, seed, asked), **names)
     print(summary(asked.out, ("what", "data", "method")))
+    if asked.picture is not None:
+        draw(asked.out, ("what", "data", "method"), asked.picture)

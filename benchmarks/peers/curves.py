@@ -63,3 +63,26 @@ def summary(out: Path, by: tuple[str, ...]) -> str:
         means = [np.mean([points[i]["success"] for points in found]) for i in range(length)]
         lines.append(f"{' '.join(map(str, kind))} ({len(found)} seeds): " + " ".join(f"{mean:.2f}" for mean in means))
     return "\n".join(lines)
+
+
+def draw(out: Path, by: tuple[str, ...], picture: Path) -> None:
+    """Every seed of every kind of run as a thin line, their mean as a thick one; one panel for each of by[0]."""
+    import matplotlib.pyplot as plt
+
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    panels = list(dict.fromkeys(row[by[0]] for row in rows))
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False, sharey=True)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        here = [row for row in rows if row[by[0]] == panel]
+        for index, kind in enumerate(dict.fromkeys(tuple(row[name] for name in by[1:]) for row in here)):
+            found = [row["points"] for row in here if tuple(row[name] for name in by[1:]) == kind]
+            for points in found:
+                axis.plot([p["decisions"] for p in points], [p["success"] for p in points], f"C{index}", lw=0.7, alpha=0.5)
+            length = min(map(len, found))
+            mean = [[np.mean([points[i][name] for points in found]) for i in range(length)] for name in ("decisions", "success")]
+            axis.plot(*mean, f"C{index}", lw=2.2, label=f"{' '.join(map(str, kind))} ({len(found)} seeds)")
+        axis.set(title=panel, xlabel="online decisions", ylim=(-0.02, 1.02))
+        axis.legend(fontsize=8)
+    axes[0][0].set_ylabel("success")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=110, bbox_inches="tight")
