@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import threading
 from collections import Counter, deque
@@ -12,7 +13,7 @@ import numpy as np
 
 from hardware.clock import WallClock
 from hardware.governor import Governor, Setpoint
-from hardware.process_server import Facts, Row, Start, serve
+from hardware.process_server import Brake, Facts, Row, Start, serve
 from hardware.ring import Ring
 from hardware.types import ArmState, Command, HardwareError
 
@@ -71,7 +72,8 @@ class ArmProcess:
         self._ring: Ring | None = None
         self._process: Any = None
         self._pipe: Any = None
-        self._due = 0.0
+        self._brake: Brake | None = None
+        self._asked, self._due = 0, 0.0
 
     # Life -----------------------------------------------------------------------------------------------------------
 
@@ -81,10 +83,12 @@ class ArmProcess:
             context = multiprocessing.get_context("spawn")
             self._ring = Ring(Row.width(len(self.governor.arm.joints)))
             self._pipe, theirs = context.Pipe()
-            job = (self._start, theirs, self._ring.name, self._fifo)
+            self._brake = Brake(context)
+            job = (self._start, theirs, self._ring.name, self._brake, self._fifo)
             self._process = context.Process(target=serve, args=job, name=f"loop of {self.name}")
             self._process.start()
             theirs.close()
+            atexit.register(self.close)  # a program that ends without closing would wait for the process, and it for the program
         try:
             self.realtime = self.ask("connect", within_s=6 * ANSWER_S)
         except HardwareError:
@@ -96,6 +100,9 @@ class ArmProcess:
         """The arm comes to rest, is let go of, and the process ends."""
         if self._process is None:
             return
+        atexit.unregister(self.close)
+        if self._brake is not None:
+            self._brake.pull("closed")  # it may be on its way home
         try:
             self.ask("close", within_s=ANSWER_S + self.governor.brake_s)
         except HardwareError:
@@ -143,7 +150,9 @@ class ArmProcess:
         return state if self.clock.now() - state.time <= self.governor.limits.state_stale_s else None
 
     def stop(self, reason: str) -> None:
-        """At rest, or halted by the vendor's stop, when this returns."""
+        """At rest, or halted by the vendor's stop, when this returns. It is heard at the next tick, whatever else is being waited for."""
+        if self._brake is not None:
+            self._brake.pull(reason)
         self.ask("stop", reason, within_s=ANSWER_S + self.governor.brake_s)
 
     def schedule(self, rows: Sequence[Command]) -> int:
@@ -168,11 +177,14 @@ class ArmProcess:
         if self._pipe is None:
             raise HardwareError(f"{self.name}: not connected")
         with self._lock:
+            self._asked += 1
             try:
-                self._pipe.send((what, arguments))
-                if not self._pipe.poll(within_s):
-                    raise HardwareError(f"{self.name}: its loop did not answer `{what}` within {within_s:g} s")
-                fine, answer = self._pipe.recv()
+                self._pipe.send((self._asked, what, arguments))
+                number, fine, answer = 0, False, None
+                while number != self._asked:  # an older answer is to a question whose asker was interrupted
+                    if not self._pipe.poll(within_s):
+                        raise HardwareError(f"{self.name}: its loop did not answer `{what}` within {within_s:g} s")
+                    number, fine, answer = self._pipe.recv()
             except (EOFError, OSError) as error:
                 raise HardwareError(f"{self.name}: its loop's process is gone (exit code {self._process.exitcode})") from error
         if not fine:

@@ -62,36 +62,62 @@ class Row:
         return cls(time, ArmState(measured, int(seq), q, dq, gripper), Setpoint(goal, told, v, a), bool(at_rest), bool(halted), late_s)
 
 
-def serve(start: Start, pipe: Connection, ring: str, fifo: bool) -> None:
+class Brake:
+    """A stop that waits for nobody: heard at the next tick, whatever the pipe is busy with."""
+
+    def __init__(self, context: Any) -> None:
+        # Without locks: a process that was killed while it held one would hang the other.
+        self._pulled, self._reason = context.RawValue("b", 0), context.RawArray("c", 400)
+
+    def pull(self, reason: str) -> None:
+        self._reason.value = reason.encode(errors="replace")[:399]
+        self._pulled.value = 1
+
+    def pulled(self) -> str | None:
+        """Why, once; None where nobody pulled it."""
+        if not self._pulled.value:
+            return None
+        self._pulled.value = 0
+        return self._reason.value.decode(errors="replace")
+
+
+def serve(start: Start, pipe: Connection, ring: str, brake: Brake, fifo: bool) -> None:
     """The process. It ends when asked to, when terminated, or when its parent is gone; the arm is at rest then."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which stops the arm in its own way
     arm, governor = start()
-    server = _Server(ArmLoop(arm, WallClock(), governor), pipe, Ring(Row.width(len(arm.spec.joints)), name=ring), fifo)
+    rows = Ring(Row.width(len(arm.spec.joints)), name=ring)
+    server = _Server(ArmLoop(arm, WallClock(), governor), pipe, rows, brake, fifo)
     signal.signal(signal.SIGTERM, lambda *_: server.leave("terminated"))
     server.run()
     os._exit(0)  # the interpreter's own end would only complain of what the frozen garbage collector left
 
 
 class _Server:
-    def __init__(self, loop: ArmLoop, pipe: Connection, ring: Ring, fifo: bool) -> None:
-        self.loop, self.governor, self.pipe, self.ring, self.fifo = loop, loop.governor, pipe, ring, fifo
+    def __init__(self, loop: ArmLoop, pipe: Connection, ring: Ring, brake: Brake, fifo: bool) -> None:
+        self.loop, self.governor, self.pipe, self.ring, self.brake, self.fifo = loop, loop.governor, pipe, ring, brake, fifo
         self.schedule = Schedule(self.governor.period_s)
-        self.waiting: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self.waiting: deque[tuple[int, str, tuple[Any, ...]]] = deque()
         self.connected, self.leaving = False, ""
         self.due, self.late_s, self.missed = 0.0, 0.0, 0
         loop.on_setpoint.append(self._publish)
 
     def run(self) -> None:
-        while not self.leaving:
-            self._listen(0.0 if self.connected else 0.2)
-            while self.waiting and not self.leaving:
-                self._answer(*self.waiting.popleft())
-            if self.connected and not self.leaving:
-                self._tick()
+        try:
+            while not self.leaving:
+                self._turn()
+        except Exception as error:  # a fault of ours: the arm comes to rest
+            self.leave(f"loop: {error!r}")
         if self.connected:
             self.loop.stop(self.leaving)
             self.loop.close()
         self.ring.close()
+
+    def _turn(self) -> None:
+        self._listen(0.0 if self.connected else 0.2)
+        while self.waiting and not self.leaving:
+            self._answer(*self.waiting.popleft())
+        if self.connected and not self.leaving:
+            self._tick()
 
     def leave(self, reason: str) -> None:
         """At rest first: the loop may be in the middle of a tick, or of a way home."""
@@ -122,17 +148,17 @@ class _Server:
         self._listen(0.0)
 
     def _listen(self, wait_s: float) -> None:
+        if (reason := self.brake.pulled()) is not None:
+            self.governor.stop(reason)
         try:
             while self.pipe.poll(wait_s):
                 request = self.pipe.recv()
-                if request[0] == "stop":
-                    self.governor.stop(*request[1])
                 self.waiting.append(request)
                 wait_s = 0.0
         except (EOFError, OSError):
             self.leave("operator process gone")
 
-    def _answer(self, what: str, arguments: tuple[Any, ...]) -> None:
+    def _answer(self, number: int, what: str, arguments: tuple[Any, ...]) -> None:
         try:
             answer = True, getattr(self, f"_on_{what}")(*arguments)
         except HardwareError as error:
@@ -141,7 +167,7 @@ class _Server:
             self.governor.stop("loop", repr(error))
             answer = False, f"{self.loop.arm.spec.name}: {error!r}"
         try:
-            self.pipe.send(answer)
+            self.pipe.send((number, *answer))
         except OSError:
             self.leave("operator process gone")
 

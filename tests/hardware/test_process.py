@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -124,6 +125,27 @@ def test_a_chunk_is_flown_row_by_row_and_late_rows_are_dropped(robot: SafeRobot)
     assert wait(lambda: np.abs(loop.row().state.q - path[-1]).max() < 0.01)
 
 
+def test_a_stop_is_heard_while_somebody_waits_for_the_way_home(robot: SafeRobot) -> None:
+    robot.reset(np.random.default_rng(0))
+    go(robot, ARM.home + np.array([0.6, 0.6]))
+    assert wait(lambda: np.abs(robot.loop.row().state.q - ARM.home).max() > 0.3)  # pyright: ignore[reportAttributeAccessIssue]
+    stopper = threading.Timer(0.15, robot.stop, ["operator: red button"])
+    stopper.start()
+    with pytest.raises(HardwareError, match="stopped on the way home: operator: red button"):
+        robot.loop.go_home()
+    stopper.join()
+    assert robot.governor.at_rest
+    assert robot.stopped == "operator: red button"
+
+
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_another(robot: SafeRobot) -> None:
+    loop = robot.loop
+    assert isinstance(loop, ArmProcess)
+    loop._pipe.send((10**6, "facts", ()))  # as an interrupted question would leave it
+    admitted = go(robot, ARM.home)
+    assert admitted.shape == (2,)
+
+
 def test_a_fault_there_is_told_here() -> None:
     process = ArmProcess(partial(_mute))
     with pytest.raises(HardwareError, match="fake: no reply"):
@@ -161,7 +183,9 @@ def test_with_the_pilots_process_gone_the_arm_comes_to_rest_and_is_closed(tmp_pa
     )
     (tmp_path / "pilot.py").write_text(script)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen([sys.executable, str(tmp_path / "pilot.py")], stdout=subprocess.PIPE, env=environment) as pilot:
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "pilot.py")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    ) as pilot:
         assert pilot.stdout is not None
         assert pilot.stdout.readline() == b"ready\n"
         time.sleep(0.3)
