@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hardware.types import RobotSpec
@@ -70,9 +71,17 @@ class AgentConfig:
         return replace(own, **{name: getattr(self, name) for name in SEEN})
 
     def seen(self, spec: RobotSpec) -> RobotSpec:
-        """The part of `spec` that the agent looks at."""
+        """The part of `spec` that the agent looks at. UserError: it has none of that, or that is nothing."""
         state = () if self.state == ("none",) else self.state or None
-        return restrict(spec, (self.cameras or None) if self.encoder else (), state)
+        try:
+            chosen = restrict(spec, (self.cameras or None) if self.encoder else (), state)
+        except UserError as error:
+            raise UserError(f"agent.{error}") from error
+        if self.encoder and not chosen.cameras:
+            raise UserError(f"agent.encoder: robot '{spec.name}' has no camera; leave the encoder out (null)")
+        if not chosen.state and not chosen.cameras:
+            raise UserError(f"agent.state: none of robot '{spec.name}', and agent.encoder: null; the agent would see nothing")
+        return chosen
 
 
 def around(config: AgentConfig, policy: ChunkConfig) -> AgentConfig:
@@ -93,7 +102,8 @@ def keeping(config: AgentConfig, what: Keep) -> AgentConfig:
 
 def check(config: AgentConfig) -> None:
     """UserError for axes that do not go together."""
-    critic, actor = config.critic, config.actor
+    critic, actor, reduces = config.critic, config.actor, (*config.critic.reduce, config.actor.q_reduce)
+    drawn = [q + bc + density + actor.planner for q, bc, density in zip(actor.q, actor.bc, actor.density, strict=True)]
     wrong = {
         "planner: given, but no model; a planner looks ahead in one": config.planner is not None and config.model is None,
         "critic.target: expansion, but no model to expand in": critic.target == "expansion" and config.model is None,
@@ -102,7 +112,13 @@ def check(config: AgentConfig) -> None:
         "critic.residual: with loss two_hot; a correction needs mse or huber": critic.residual and critic.loss == "two_hot",
         "critic.reduce: pair_min needs two heads or more": "pair_min" in critic.reduce
         and min(critic.heads, critic.subset or critic.heads) < 2,
-        f"critic.subset: {critic.subset} of {critic.heads} heads": critic.subset > critic.heads,
+        f"critic.subset: {critic.subset} heads, and critic.heads: {critic.heads}; valid 0 (all) to {critic.heads}": (
+            critic.subset > critic.heads
+        ),
+        f"critic.level: {critic.level}; a quantile's is 0 to 1": "quantile" in reduces and max(critic.level) > 1,
+        f"actor.q: {actor.q}, bc: {actor.bc} and density: {actor.density}; valid: one of them above 0, offline and online, or the actor "
+        "learns from nothing": config.policy is None and min(drawn) == 0,
+        f"actor.betas: {actor.betas}; valid: the first below the second": bool(actor.betas and actor.betas[0] >= actor.betas[1]),
         f"actor.smooth: with a {actor.kind} actor; its change is known of a gaussian one": actor.smooth > 0 and actor.kind != "gaussian",
         "smooth: with a model; noise is put on states": critic.smooth + actor.smooth > 0 and config.model is not None,
         "encoder.tune: not none; an agent learns on the features of a frozen encoder": bool(config.encoder and not config.encoder.frozen),
@@ -114,6 +130,29 @@ def check(config: AgentConfig) -> None:
     for message, is_so in wrong.items():
         if is_so:
             raise UserError(f"agent: {message}")
+
+
+def check_idle(config: AgentConfig) -> None:
+    """UserError for a field that was changed, though what stands beside it leaves it no effect. Asked of whoever writes a config; an agent
+    that was saved with such a field is as good as one without."""
+    critic, actor, update = config.critic, config.actor, config.update
+    idle = (  # field, because of what, whether that is so
+        ("cameras", "encoder: null", config.encoder is None),
+        ("replay.ratio", "carry.data: false", not config.carry.data),
+        ("warmup.random_updates", "warmup.random: 0", not config.warmup.random),
+        ("critic.weight", "critic.pessimism: none", critic.pessimism == "none"),
+        ("critic.residual", "carry.critic: false", not config.carry.critic),
+        ("critic.expansion_penalty", f"critic.target: {critic.target}", critic.target != "expansion"),
+        ("actor.ucb", "actor.candidates: 1", actor.candidates == 1),
+        ("actor.planner", "planner: null", config.planner is None),
+        *((f"actor.{name}", "a policy in the actor's place", config.policy is not None) for name in ("kind", "width", "temperature")),
+        ("reward.bonus_weight", "reward.bonus: none", config.reward.bonus == "none"),
+        ("update.inner", f"update.outer: 1 and replay.mix: {config.replay.mix}", update.outer == 1 and config.replay.mix != "alternate"),
+    )
+    for name, reason, is_so in idle:
+        value, usual = (attrgetter(name)(each) for each in (config, AgentConfig()))
+        if is_so and value != usual:
+            raise UserError(f"agent.{name}: {value}, but with {reason} it does nothing; leave it at {usual or 'its default'}")
 
 
 def _wrong_with_chunks(config: AgentConfig, policy: ChunkConfig) -> dict[str, bool]:

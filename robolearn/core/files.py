@@ -10,6 +10,7 @@ from robolearn.core import disk
 from robolearn.core.errors import UserError
 
 MIB = 2**20
+HALF = ".*.tmp"  # what `write_atomic` calls a file that is not whole yet
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -26,7 +27,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def drop_halves(folder: Path) -> None:
     """Remove what `write_atomic` had begun in this folder when its process was killed."""
-    for path in folder.glob(".*.tmp"):
+    for path in folder.glob(HALF):
         if path.is_file():
             path.unlink()
 

@@ -21,7 +21,7 @@ import yaml
 
 from robolearn.core.config import read_yaml, save_config, to_dict
 from robolearn.core.errors import UserError
-from robolearn.core.files import append_line, drop_halves, free_mib, require_free, write_atomic
+from robolearn.core.files import HALF, append_line, drop_halves, free_mib, require_free, write_atomic
 
 __all__ = ["Run", "free_mib", "read_metrics", "require_free"]
 
@@ -40,14 +40,22 @@ class Run:
             run.log(step=1, loss=0.5)
             run.finish(success=0.9)
 
-    Without done.json a second start with the same config resumes; with another config it is refused, unless
-    overwrite=True, which empties the folder first. Nothing is written before `with`. grows: a number of the config that may be
-    changed later, such as how many episodes to record: raised, the run goes on; lowered, it may end earlier. how: dotted fields that
-    change the way, not the result; they may differ when it goes on. writes: False for all but one of several processes that share a run.
+    Without done.json a second start with the same config resumes; with another config it is refused. overwrite=True begins anew in any
+    case: it empties the folder first. Otherwise nothing is written before `with`. blank: nothing came of what is in the folder, which
+    another config may replace. grows: a number of the config that may be changed later, such as how many episodes to record: raised, the
+    run goes on; lowered, it may end earlier. how: dotted fields that change the way, not the result; they may differ when it goes on.
+    writes: False for all but one of several processes that share a run.
     """
 
     def __init__(
-        self, out: Path, config: Any, overwrite: bool = False, grows: str | None = None, how: tuple[str, ...] = (), writes: bool = True
+        self,
+        out: Path,
+        config: Any,
+        overwrite: bool = False,
+        grows: str | None = None,
+        how: tuple[str, ...] = (),
+        writes: bool = True,
+        blank: bool = False,
     ) -> None:
         self.out, self.config = Path(out), config
         self.watchers: list[Callable[[Mapping[str, Any]], None]] = []  # shown every row of `log`
@@ -58,15 +66,18 @@ class Run:
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"{self.out}: is a file; expected a folder for this run")
         if not self._begun:
-            # The one that writes may be about to write config.yaml while another looks.
-            if writes and self.out.is_dir() and any(self.out.iterdir()):
+            # The one that writes may be about to write config.yaml while another looks, or was killed while it did.
+            if writes and self.out.is_dir() and not all(path.match(HALF) for path in self.out.iterdir()):
                 raise UserError(f"{self.out}: is not empty and not a run (no config.yaml); choose another folder")
+            return
+        if overwrite:
+            self._empty()
             return
         differences = self._differences()
         if grows is not None and grows in differences:
             there, here = differences.pop(grows)
             self._grown = here > there
-        if overwrite and (differences or self.finished()):
+        if differences and blank:
             self._empty()
         elif differences:
             said = "; ".join(f"{name}: {there!r} != {here!r}" for name, (there, here) in differences.items())
@@ -91,7 +102,8 @@ class Run:
             self._grown = False
         self._lock = _locked(self.out)
         drop_halves(self.out)
-        _drop_torn_line(self._metrics)
+        for log in self.out.glob("*.jsonl"):
+            _drop_torn_line(log)
         rows = read_metrics(self._metrics)
         self._before = float(rows[-1].get("seconds", 0.0)) if rows else 0.0
         return self

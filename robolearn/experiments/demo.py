@@ -31,7 +31,7 @@ class Config:
     evaluate: evaluate.Config = evaluate.Config()
     finetune: finetune.Config = finetune.Config()
     overwrite: bool = False
-    """Discard what another config left in `out`."""
+    """Begin anew, whatever is in `out`: it is discarded."""
 
 
 def run(config: Config) -> Path:

@@ -62,7 +62,7 @@ class Config:
     threads: int = 1
     """torch CPU threads. One observation at a time gains little from more, and on a busy machine loses twentyfold."""
     overwrite: bool = False
-    """Discard what another config left in `out`."""
+    """Begin anew, whatever is in `out`: it is discarded."""
 
 
 def run(config: Config) -> Evaluation:
@@ -80,8 +80,6 @@ def run(config: Config) -> Evaluation:
         policy = load_policy(config.checkpoint, device=config.device)
         goal = goal_obs(config.goal, policy)
         with folder:
-            if config.overwrite:
-                (config.out / "trials.jsonl").unlink(missing_ok=True)
             _fly(config, policy, goal, digest, folder, console)
     result = read_evaluation(config.out / "evaluation.json")
     low, high = (100 * edge for edge in result.interval)

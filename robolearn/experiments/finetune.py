@@ -6,19 +6,26 @@ checkpoint like any other: planner.pt.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 from rich.console import Console
 
 import hardware
 from hardware.types import RobotSpec
 from robolearn.agents.agent import Agent
+from robolearn.agents.config import check_idle
 from robolearn.core.errors import UserError
 from robolearn.core.files import require_outside
 from robolearn.core.run import Run
+from robolearn.data.episode import not_failed
 from robolearn.data.store import EpisodeStore
+from robolearn.data.windows import split
 from robolearn.experiments.evaluate import check_fits
-from robolearn.experiments.finetune_config import Config, check
+from robolearn.experiments.finetune_config import HOW, Config, check
 from robolearn.experiments.finetuning import actor
+from robolearn.experiments.finetuning.channel import Channel
 
 __all__ = ["Config", "run"]
 
@@ -26,13 +33,13 @@ __all__ = ["Config", "run"]
 def run(config: Config) -> dict:
     """Learn offline, fly and learn `episodes` times, write planner.pt. Resumes after the last finished episode."""
     console = Console(stderr=True, soft_wrap=True)
-    record = Run(config.out, config, config.overwrite)
+    check(config)
+    require_outside(config.out, config.data)
+    record = Run(config.out, config, config.overwrite, how=HOW, blank=Channel(config.out).blank)
     if record.finished():
         result = record.result()
         console.print(f"{config.out}: already fine-tuned; {_sentence(result)}", highlight=False)
         return result
-    check(config)
-    require_outside(config.out, config.data)
     torch.set_num_threads(config.threads)
     agent = _fitting(config, hardware.spec_of(config.robot))
     with record:
@@ -51,10 +58,27 @@ def _fitting(config: Config, robot: RobotSpec) -> Agent:
         raise UserError(f"{config.data}: recorded on another robot (data != robot): {'; '.join(differences)}")
     if len(store) < 2:
         raise UserError(f"{config.data}: {len(store)} episodes; expected at least 2, of which one is held out")
-    agent = config.whole_agent.build(store.spec)
+    whole = config.whole_agent
+    check_idle(whole if config.checkpoint is None else replace(whole, cameras=()))  # a checkpoint says which, and may say so in vain
+    check_examples(config, store)
+    agent = whole.build(store.spec)
     if agent.policy is not None and config.chunk > agent.horizon:
         raise UserError(f"chunk: {config.chunk} actions per plan; valid 1 to {agent.horizon}, which the agent plans")
     return agent
+
+
+def check_examples(config: Config, store: EpisodeStore) -> None:
+    """UserError where an actor that only imitates successes has none: it would fly as it was drawn at random."""
+    agent = config.agent
+    taught_here = config.checkpoint is None and config.offline_updates > 0 and agent.carry.policy and not agent.warmup.random
+    if not taught_here or agent.actor.examples != "successes" or agent.actor.q[0] > 0:
+        return
+    (train,), _ = split(store, config.held_out, np.random.default_rng(config.seed))
+    if not any(not_failed(store.meta(int(index))) for index in train):
+        raise UserError(
+            f"agent.actor.examples: successes, but {config.data} has 0 among the {len(train)} episodes that are not held out; record some, "
+            "or all imitates failures as well"
+        )
 
 
 def _sentence(result: dict) -> str:

@@ -47,6 +47,9 @@ class Config:
     """Share of offline episodes kept from training, to calibrate the world model's doubt."""
     lockstep: bool = False
     """The robot waits until everything is learned from the last episode. Repeatable; without it the actor never waits."""
+    patience_s: float = 300.0
+    """Give up on a learner that hangs: no sign of life for so many seconds. It gives one each second, however long it learns, once it has
+    started, which takes ten."""
     regime: Literal["fixed", "auto"] = "fixed"
     """auto compares the offline policy's return, on `regime_episodes` flown first, with the data's, and keeps the better one (Three
     Regimes): the policy without the data, or the data in half of every batch."""
@@ -59,7 +62,7 @@ class Config:
     threads: int = 1
     """torch CPU threads; networks this small gain nothing from more, and lose much on a busy machine."""
     overwrite: bool = False
-    """Discard what another config left in `out`."""
+    """Begin anew, whatever is in `out`: it is discarded."""
 
     @property
     def whole_agent(self) -> AgentConfig:
@@ -72,17 +75,21 @@ class Config:
         return around(self.agent, policy)
 
 
+HOW = ("patience_s",)  # may differ when a run goes on
 _MANY = 1_000_000
+_BOUND = (0.2, 30.0)  # of two_hot: bins lie 0.2 apart, and float32 still counts well at exp(30)
 _RANGES = (  # field, unit, least, greatest
     ("episodes", "online episodes", 1, _MANY),
     ("chunk", "actions per plan", 1, 1000),
     ("offline_updates", "updates", 0, 100 * _MANY),
     ("held_out", "of the episodes", 0.01, 0.9),
+    ("patience_s", "seconds", 30, _MANY),
+    ("regime_episodes", "online episodes", 2, _MANY),
     ("threads", "CPU threads", 1, 1024),
     ("gate.risk", "of familiar episodes", 1e-4, 0.9999),
     ("gate.patience", "decisions", 0, _MANY),
 )
-_AGENT_RANGES = (  # of `agent`
+_AGENT_RANGES = (  # of `agent`; both numbers of a pair
     ("history", "observations", 1, 1000),
     ("discount", "per decision", 0.0, 1.0),
     ("replay.ramp", "online rows", 0, _MANY),
@@ -91,30 +98,61 @@ _AGENT_RANGES = (  # of `agent`
     ("warmup.critic_updates", "updates", 0, _MANY),
     ("critic.heads", "heads", 1, 1000),
     ("critic.subset", "heads", 0, 1000),
+    ("critic.level", "(standard deviations, or a quantile)", 0.0, 1e3),
     ("critic.width", "units", 1, _MANY),
+    ("critic.bound", "(symlog)", *_BOUND),
     ("critic.expectile", "(tau)", 0.01, 0.99),
     ("critic.trace", "(lambda)", 0.0, 1.0),
     ("critic.steps", "rows", 1, 1000),
+    ("critic.weight", "(a weight)", 0.0, 1e6),
     ("critic.samples", "actions", 1, _MANY),
+    ("critic.smooth", "(a weight)", 0.0, 1e6),
+    ("critic.smooth_noise", "normalised units", 0.0, 10.0),
+    ("critic.expansion_penalty", "per standard deviation", 0.0, 1e6),
     ("critic.tau", "per update", 0.0, 1.0),
     ("critic.lr", "(learning rate)", 1e-8, 1.0),
     ("actor.width", "units", 1, _MANY),
+    ("actor.q", "(a weight)", 0.0, 1e6),
+    ("actor.bc", "(a weight)", 0.0, 1e6),
+    ("actor.beta", "(sharpness)", 0.0, 1e3),
+    ("actor.weight_max", "(a weight)", 1e-3, 1e6),
+    ("actor.betas", "(sharpness)", 0.0, 1e3),
+    ("actor.density", "(a weight)", 0.0, 1e6),
+    ("actor.planner", "(a weight)", 0.0, 1e6),
     ("actor.temperature", "(of the entropy)", 1e-8, 1e3),
+    ("actor.smooth", "(a weight)", 0.0, 1e6),
     ("actor.noise", "of the action range", 0.0, 1.0),
     ("actor.candidates", "actions", 1, _MANY),
+    ("actor.ucb", "standard deviations", 0.0, 1e3),
+    ("actor.edit", "of the action range's half", 0.0, 2.0),
     ("actor.denoise", "steps", 1, 100),
     ("actor.lr", "(learning rate)", 1e-8, 1.0),
+    ("reward.scale", "times the reward", 1e-6, 1e6),
+    ("reward.shift", "(a reward)", -1e6, 1e6),
+    ("reward.bonus_weight", "(a weight)", 0.0, 1e6),
+    ("model.width", "units", 1, _MANY),
+    ("model.encoder_width", "units", 1, _MANY),
     ("model.heads", "heads", 1, 100),
+    ("model.bound", "(symlog)", *_BOUND),
     ("model.horizon", "steps", 1, 1000),
+    ("model.rho", "per step", 0.0, 1.0),
+    ("model.consistency", "(a weight)", 0.0, 1e6),
+    ("model.reward", "(a weight)", 0.0, 1e6),
+    ("model.ends", "(a weight)", 0.0, 1e6),
+    ("model.value", "(a weight)", 0.0, 1e6),
+    ("model.encoder_rate", "times the learning rate", 0.0, 1e3),
+    ("model.target_encoder", "per update", 0.0, 1.0),
     ("planner.search.horizon", "decisions", 1, 1000),
     ("planner.search.proposals", "plans", 1, _MANY),
-    ("planner.search.samples", "candidates", 0, _MANY),
+    ("planner.search.samples", "candidates", 1, _MANY),
     ("planner.search.iterations", "iterations", 0, 1000),
     ("planner.search.elites", "candidates", 1, _MANY),
     ("planner.search.std_min", "of the action range", 0.0, 2.0),
     ("planner.search.std_max", "of the action range", 0.0, 2.0),
     ("planner.search.temperature", "(of the elites' weights)", 1e-3, 1e3),
+    ("planner.search.momentum", "of the old mean", 0.0, 1.0),
     ("planner.search.ramp", "decisions", 0, _MANY),
+    ("planner.search.deadline_ms", "ms", 0.0, 1e6),
     ("planner.caution.heads", "standard deviations", 0.0, float("inf")),
     ("planner.caution.critics", "(a weight)", 0.0, float("inf")),
     ("planner.caution.dynamics", "(a weight)", 0.0, float("inf")),
@@ -149,5 +187,6 @@ def _check_ranges(config: object, ranges: Iterable[tuple[str, str, float, float]
         if getattr(config, name.split(".")[0]) is None:
             continue
         value = attrgetter(name)(config)
-        if not least <= value <= greatest:
+        pair = value if isinstance(value, tuple) else () if value is None else (value,)
+        if not all(least <= number <= greatest for number in pair):
             raise UserError(f"{prefix}{name}: {value} {unit}; valid {least:g} to {greatest:g}")

@@ -73,7 +73,7 @@ class Config:
     save_every_s: float = 60.0
     """Seconds between saves of the training's state, from which the same command resumes."""
     overwrite: bool = False
-    """Discard what another config left in `out`."""
+    """Begin anew, whatever is in `out`: it is discarded."""
 
 
 def run(config: Config) -> None:

@@ -60,7 +60,7 @@ class Config:
     wandb: str = ""
     """Project of Weights & Biases that is shown the metrics, too; empty: none."""
     overwrite: bool = False
-    """Discard what another config left in `out`."""
+    """Begin anew, whatever is in `out`: it is discarded."""
 
 
 def check(config: Config) -> None:

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robolearn.core.errors import UserError
+
 Judge = Callable[[Float[Tensor, "N H A"]], Float[Tensor, " N"]]  # the higher the better
 
 
@@ -50,6 +52,12 @@ class SearchConfig:
     """Online decisions until the search is fully released; it begins around the policy's own plans (Newt, Hansen et al. 2025)."""
     deadline_ms: float = 0.0
     """No iteration begins after this; 0: none is cut."""
+
+    def __post_init__(self) -> None:
+        if self.std_min > self.std_max:
+            raise UserError(
+                f"agent.planner.search.std_min: {self.std_min} of the action range, above std_max: {self.std_max}; valid: at most that"
+            )
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,10 @@ def spec_of(env: gymnasium.Env, name: str, rate_hz: float) -> RobotSpec:
     """`env` as a body without cameras. rate_hz: decisions a second, after any repetition of actions.
 
     state: each key of a Dict of Boxes, or "observation"; flattened, with the Boxes' ranges, which may be infinite.
-    UserError: another kind of space; pictures.
+    UserError: another kind of space; pictures; no such rate.
     """
+    if not 0 < rate_hz < float("inf"):
+        raise UserError(f"rate_hz: {rate_hz} decisions a second; valid: above 0")
     observed, acted = env.observation_space, env.action_space
     boxes = dict(observed.spaces) if isinstance(observed, Dict) else {STATE: observed}
     state = {key: _array_spec(space, "obs" if key == STATE else key, f"observation_space of {name}") for key, space in boxes.items()}

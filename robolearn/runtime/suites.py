@@ -32,8 +32,10 @@ def make(name: str, seed: int = 0, **options: Any) -> gymnasium.Env:
     Option sparse=True: the reward is 1 at success, which is terminal, and there are 200 steps, twice what the scripts take for most tasks;
     steps=... another number.
     gym:PointMaze_UMaze-v3 and so on: gymnasium.make with the options, gymnasium-robotics among it; continuing_task=False ends at the goal.
-    UserError: no such environment, its package is missing.
+    UserError: no such environment, its package is missing, it knows no such option.
     """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed: {seed}; valid 0 to {2**32 - 1}")
     kind, _, what = name.partition(":")
     makers = {"dmc": _dmc, "metaworld": _metaworld, "gym": _gym}
     if kind not in makers or not what:
@@ -44,6 +46,10 @@ def make(name: str, seed: int = 0, **options: Any) -> gymnasium.Env:
         return makers[kind](what, seed, **options)
     except ModuleNotFoundError as error:
         raise UserError(f"environment: {name!r}: {error}; {EXTRA} has dm-control, metaworld and gymnasium-robotics") from error
+    except TypeError as error:
+        if not options:
+            raise  # nobody's wrong input
+        raise UserError(f"environment: {name!r} with {', '.join(f'{key}={value!r}' for key, value in options.items())}: {error}") from error
 
 
 def scripted(name: str) -> Pilot:
@@ -141,5 +147,7 @@ def _gym(what: str, seed: int, **options: Any) -> gymnasium.Env:
         env = gymnasium.make(what, disable_env_checker=True, **options)
     except gymnasium.error.UnregisteredEnv as error:
         raise UserError(f"environment: 'gym:{what}': {error} gymnasium-robotics comes with {EXTRA}; others: gym:<module>:<id>") from error
+    except gymnasium.error.Error as error:
+        raise UserError(f"environment: 'gym:{what}': {error}; valid: {KINDS}") from error
     env.reset(seed=seed)
     return env

@@ -55,8 +55,10 @@ class ModelConfig:
     """Step of a moving average of the encoder that says what comes next; 0: the encoder itself does."""
 
     def __post_init__(self) -> None:
-        if self.latent < 1 or self.group < 1 or self.latent % self.group:
-            raise UserError(f"model.latent: {self.latent} units; valid: multiples of model.group = {self.group}")
+        if self.group < 1:
+            raise UserError(f"agent.model.group: {self.group} units; valid: 1 or more")
+        if self.latent < 1 or self.latent % self.group:
+            raise UserError(f"agent.model.latent: {self.latent} units; valid: multiples of agent.model.group = {self.group}")
 
 
 class WorldModel(nn.Module):

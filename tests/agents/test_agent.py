@@ -20,37 +20,6 @@ from tests.agents.tiny import HIGH, IN_SAMPLE, LOW, SPEC, agent, config, generat
 KINDS = ("gaussian", "deterministic", "diffusion", "edit")
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"planner": {}, "model": None}, "planner: .*no model"),
-        ({"critic": {"target": "expansion"}}, "critic.target: expansion.*no model"),
-        ({"critic": {"target": "best_of_n"}}, "critic.target: best_of_n.*candidates is 1"),
-        ({"critic": {"pessimism": "gap"}}, "critic.pessimism: gap.*replay.ratio"),
-        ({"critic": {"residual": True, "loss": "two_hot"}}, "critic.residual: .*two_hot"),
-        ({"critic": {"heads": 1, "subset": 0, "reduce": ["min", "pair_min"]}}, "critic.reduce: pair_min.*two"),
-        ({"critic": {"heads": 3, "subset": 1, "reduce": ["min", "pair_min"]}}, "critic.reduce: pair_min.*two"),
-        ({"critic": {"heads": 2, "subset": 3}}, "critic.subset: 3 of 2"),
-        ({"actor": {"smooth": 0.1, "kind": "diffusion"}}, "actor.smooth: with a diffusion"),
-        ({"critic": {"smooth": 0.1}, "model": {}}, "smooth: with a model"),
-        ({"actor": {"smooth": 0.1}, "model": {}}, "smooth: with a model"),
-        ({"update": {"outer": 0.0}}, "update.outer: 0.0; valid"),
-        ({"update": {"outer": 1.5}}, "update.outer: 1.5; valid"),
-        ({"replay": {"offline": 1.1}}, "replay.offline: 1.1.*valid"),
-    ],
-)
-def test_axes_that_do_not_fit_are_refused_in_one_line(fields, message):
-    with pytest.raises(UserError, match=f"^agent: {message}") as caught:
-        config(None, **fields).build(SPEC)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_latent_must_be_whole_groups():
-    for latent, group in ((10, 8), (0, 8), (16, 0)):
-        with pytest.raises(UserError, match="model.latent: .*valid"):
-            config(model={"latent": latent, "group": group})
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("candidates", [1, 3])
 def test_actions_are_in_the_robots_units_and_range_and_a_seed_repeats_them(kind, candidates):

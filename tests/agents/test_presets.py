@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from hardware.types import ArraySpec, RobotSpec
-from robolearn.agents.config import AgentConfig, PlannerConfig
+from robolearn.agents.config import AgentConfig, PlannerConfig, check_idle
 from robolearn.cli import parse
 from robolearn.core.config import from_dict, nested, preset_values, presets, to_dict
 from robolearn.core.errors import UserError
+from robolearn.experiments import finetune_config
 from robolearn.planning.search import SearchConfig
 from robolearn.worldmodels.dynamics import ModelConfig
 
@@ -70,6 +71,8 @@ def table(name: str) -> dict[str, tuple[Any, Any]]:
 def test_it_builds_for_a_robot(name):
     config = preset(name)
     agent = config.build(SPEC)
+    check_idle(config)
+    finetune_config.check(finetune_config.Config(agent=config))
     assert agent.critic.online.members == config.critic.heads
     assert (agent.model is None) == (config.model is None)
 

@@ -73,7 +73,7 @@ def test_a_finished_run_goes_on_where_more_is_asked_for(tmp_path: Path) -> None:
         Run(config.out, replace(config, seed=6, size=(2, 4)), grows="seed")
 
 
-def test_an_interrupted_run_resumes_even_with_overwrite(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_and_overwrite_begins_anew(tmp_path: Path) -> None:
     config = Config(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt), Run(config.out, config) as run:
         run.log(step=1)
@@ -81,10 +81,30 @@ def test_an_interrupted_run_resumes_even_with_overwrite(tmp_path: Path) -> None:
     metrics = config.out / "metrics.jsonl"
     rows = read_metrics(metrics)
     metrics.write_text(json.dumps(rows[0] | {"seconds": 100.0}) + '\n{"step": 2, "lo')  # killed within a write
+    (config.out / "doubts.jsonl").write_text('{"step": 1}\n{"st')
+    with Run(config.out, config) as run:
+        assert [row["step"] for row in read_metrics(metrics)] == [1] and read_metrics(config.out / "doubts.jsonl") == [{"step": 1}]
+        assert run.seconds >= 100.0  # earlier attempts count
     with Run(config.out, config, overwrite=True) as run:
-        assert [row["step"] for row in read_metrics(metrics)] == [1]
-        run.finish()
-    assert run.result()["seconds"] >= 100.0  # earlier attempts count
+        assert [path.name for path in config.out.iterdir()] == ["config.yaml"] and run.seconds < 100.0
+
+
+def test_where_nothing_came_of_a_run_another_config_takes_its_place(tmp_path: Path) -> None:
+    config = Config(tmp_path / "run")
+    with Run(config.out, config) as run:
+        run.log(step=1)
+    with Run(config.out, config, blank=True):
+        assert read_metrics(config.out / "metrics.jsonl")  # the same config goes on
+    with Run(config.out, replace(config, seed=1), blank=True):
+        assert [path.name for path in config.out.iterdir()] == ["config.yaml"]
+
+
+def test_a_kill_while_the_config_was_written_does_not_block_the_folder(tmp_path: Path) -> None:
+    config = Config(tmp_path / "run")
+    config.out.mkdir()
+    (config.out / ".config.yaml.77.tmp").write_text("out: ru")
+    with Run(config.out, config):
+        assert [path.name for path in config.out.iterdir()] == ["config.yaml"]
 
 
 def test_wrong_input_leaves_no_folder_but_products_stay(tmp_path: Path) -> None:

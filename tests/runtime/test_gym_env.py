@@ -155,6 +155,9 @@ def test_a_repeated_action_earns_its_sum_and_stops_at_the_end():
     np.testing.assert_array_equal(episode.state["observation"], steps.state["observation"][::2])
     assert episode.reward.sum() == steps.reward.sum() and episode.reward[0] == 0.5
     assert Repeated(Line(), 2).metadata["render_fps"] == 20 and Line.metadata["render_fps"] == 40
+    for rate in (0.0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=f"^rate_hz: {rate} decisions a second; valid: above 0"):
+            spec_of(Line(), "line", rate)
     with pytest.raises(UserError, match="action_repeat: 0"):
         fly(Line(), 0.25, action_repeat=0)
 

@@ -130,11 +130,25 @@ def test_the_valid_kinds_are_named(name):
         pytest.param("metaworld:fly-v3", "valid: .*reach-v3", marks=needs("metaworld")),
         ("gym:Fly-v0", r"robolearn\[suites\]"),
         ("gym:no_such_module:Fly-v0", "no_such_module"),
+        ("gym:a b/c!", "^environment: 'gym:a b/c!': Malformed environment ID.*; valid: dmc:"),
     ],
 )
 def test_an_unknown_task_is_an_error_of_the_user(name, message):
     with pytest.raises(UserError, match=message):
         make(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("gym:Pendulum-v1", {"foo": 1}, "^environment: 'gym:Pendulum-v1' with foo=1: .*unexpected keyword argument 'foo'"),
+        ("dmc:cartpole-swingup", {"foo": 1}, "^environment: 'dmc:cartpole-swingup' with foo=1: .*unexpected keyword argument 'foo'"),
+        ("gym:Pendulum-v1", {"seed": -1}, "^seed: -1; valid 0 to 4294967295$"),
+    ],
+)
+def test_an_option_or_a_seed_that_does_not_exist_is_an_error_of_the_user(name, options, message):
+    with pytest.raises(UserError, match=message):
+        make(name, **options)
 
 
 @needs("metaworld")

@@ -45,7 +45,7 @@ ENDS_S = 5.0  # within which the learner ends once it is let go
 
 def run(config: Config, record: Run, agent: Agent) -> dict[str, Any]:
     """Offline, `episodes` online, and the improvement gate at the end. Resumes after the last finished episode."""
-    channel, console = Channel(config.out), Console(stderr=True, soft_wrap=True)
+    channel, console = Channel(config.out, config.patience_s), Console(stderr=True, soft_wrap=True)
     with hardware.open(config.robot) as robot:
         actor = Actor(config, record, agent, channel, robot)
         with actor.online, learner_beside(channel) as learner:
@@ -87,9 +87,10 @@ class Actor:
         self._complete_log()
 
     def fly_all(self, learner: subprocess.Popen[bytes]) -> Iterator[Mapping[str, Any]]:
-        """The log row of each episode that is still to be flown."""
+        """The log row of each episode that is still to be flown. UserError: nobody learns any more."""
         config = self.config
         while (index := len(self.online)) < config.episodes:
+            self.channel.look(learner)
             trying = config.regime == "auto" and index < config.regime_episodes  # the offline policy; nothing is learned meanwhile
             if config.regime == "auto" and not trying and not self.channel.regime.exists():
                 self._find_regime()

@@ -23,8 +23,8 @@ from robolearn.data.journal import JOURNAL
 from robolearn.data.replay import Replay
 from robolearn.data.store import EpisodeStore
 from robolearn.data.windows import split
-from robolearn.experiments.finetune_config import Config
-from robolearn.experiments.finetuning.channel import Channel
+from robolearn.experiments.finetune_config import HOW, Config
+from robolearn.experiments.finetuning.channel import BEAT_S, Channel
 from robolearn.experiments.vision import cache_features, give_weights
 from robolearn.learners.pretraining.keypoints import PretrainConfig
 from robolearn.learners.rl.finetuning import FineTuning, fit_units
@@ -170,10 +170,11 @@ def main(out: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the actor, which then lets go of us
     threading.Thread(target=end_with_the_actor, daemon=True).start()
     try:
+        channel = Channel(out)
+        threading.Thread(target=live, args=(channel,), daemon=True).start()
         config = load_config(out / "config.yaml", Config)
         torch.set_num_threads(config.threads)
-        channel = Channel(out)
-        with Run(channel.learner, config) as record:
+        with Run(channel.learner, config, how=HOW) as record:
             LearnerProcess(config, channel, record).run()
     except UserError as error:
         sys.exit(str(error))
@@ -184,6 +185,12 @@ def end_with_the_actor() -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
     os._exit(0)
+
+
+def live(channel: Channel) -> NoReturn:
+    while True:
+        channel.beat()
+        time.sleep(BEAT_S)
 
 
 if __name__ == "__main__":

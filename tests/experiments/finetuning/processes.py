@@ -64,12 +64,12 @@ class Started:
 
 
 @contextmanager
-def learner_killed(when: Callable[[], bool]) -> Iterator[None]:
-    """Inside, the learner that this process starts is killed as soon as that is so."""
+def learner_killed(when: Callable[[], bool], by: int = signal.SIGKILL) -> Iterator[None]:
+    """Inside, the learner that this process starts is sent that signal as soon as that is so."""
 
     def watch() -> None:
         wait_until(when)
-        os.kill(learner_of(os.getpid()), signal.SIGKILL)
+        os.kill(learner_of(os.getpid()), by)
 
     thread = threading.Thread(target=watch)
     thread.start()

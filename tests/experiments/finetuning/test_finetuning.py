@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -145,11 +146,15 @@ def test_the_actor_killed_in_an_episode_and_stopped_by_ctrl_c_it_ends_as_if_undi
 
 
 @pytest.mark.slow
-def test_the_learner_killed_the_actor_says_so_and_it_ends_as_if_undisturbed(config, straight):
+@pytest.mark.parametrize(
+    ("by", "said_last"), [(signal.SIGKILL, "stopped: it said nothing; see .*log"), (signal.SIGSTOP, "hangs: no sign of life for 3[0-9] s")]
+)
+def test_the_learner_killed_or_hanging_the_actor_says_so_and_it_ends_as_if_undisturbed(config, straight, by, said_last):
+    config = replace(config, patience_s=30.0)
     learns_from_the_last = lambda: said(config) == 3 and len(EpisodeStore.open(config.out / "online.zarr")) == 4  # noqa: E731
     with (
-        learner_killed(learns_from_the_last),
-        pytest.raises(UserError, match="run: the learner stopped: it said nothing; see .*log") as died,
+        learner_killed(learns_from_the_last, by),
+        pytest.raises(UserError, match=f"run: the learner {said_last}") as died,
     ):
         finetune.run(config)
     assert explain(died.value)[1] == 2
@@ -263,6 +268,56 @@ def test_the_last_words_of_a_learner_are_one_line(tmp_path):
         learner = subprocess.Popen([sys.executable, "-c", "raise FloatingPointError('the loss is nan')"], stderr=complaint)
     with pytest.raises(UserError, match="the learner stopped: FloatingPointError: the loss is nan; see .*learner.log"):
         channel.wait(lambda said: False, learner)
+
+
+def test_a_learner_that_hangs_is_given_up_and_one_that_learns_long_is_not(tmp_path):
+    channel = Channel(tmp_path, patience_s=0.5)
+    channel.complaint.touch()
+    said = iter(range(100))
+
+    def heard(_):
+        channel.beat()
+        return next(said) == 99  # two seconds
+
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as learner:
+        channel.wait(heard, learner)
+        with pytest.raises(UserError, match=r"the learner hangs: no sign of life for \d+ s; valid up to 0.5 \(patience_s\)$"):
+            channel.wait(lambda said: False, learner)
+        assert learner.stdin is not None
+        learner.stdin.close()
+
+
+def test_nobody_flies_on_when_the_learner_is_gone(config):
+    config = replace(config, lockstep=False)
+    with subprocess.Popen([sys.executable, "-c", "raise FloatingPointError('nan')"], stderr=subprocess.DEVNULL) as learner:
+        learner.wait()
+        with Run(config.out, config) as record, hardware.open(ROBOT) as robot:
+            channel = Channel(config.out)
+            channel.complaint.touch()
+            one = actor.Actor(config, record, config.agent.build(robot.spec), channel, robot)
+            with one.online, pytest.raises(UserError, match="the learner stopped: it said nothing; see .*learner.log"):
+                next(iter(one.fly_all(learner)))
+            assert len(one.online) == 0
+
+
+def test_a_run_in_which_nothing_was_learned_or_flown_gives_way_to_the_corrected_command(config):
+    assert Channel(config.out).blank is False  # nothing is there
+    channel, spoiled = Channel(config.out), replace(config, agent=replace(AGENT, critic=replace(IN_SAMPLE, lr=1.0)))
+    with Run(config.out, spoiled) as record, Run(channel.learner, spoiled) as learner:
+        channel.complaint.touch()
+        with EpisodeStore.create(channel.online, EpisodeStore.open(config.data).spec) as online:
+            assert channel.blank
+            learner.log(step=25)
+            assert channel.blank
+            online.append(EpisodeStore.open(config.data).read(0, 0, 6))
+            assert not channel.blank
+    shutil.rmtree(channel.online)
+    (config.out / "notes.txt").touch()
+    assert not channel.blank  # not ours
+    (config.out / "notes.txt").unlink()
+    with Run(config.out, config, blank=channel.blank):
+        assert [path.name for path in config.out.iterdir()] == ["config.yaml"]
+    assert record.out == config.out
 
 
 def test_nothing_is_flown_at_random_on_a_robot_without_a_world(config):
