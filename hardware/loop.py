@@ -39,8 +39,10 @@ class ArmLoop:
                 self.halt()
 
     def clear(self) -> None:
-        """Forget a latched stop; a halted arm is connected again, which clears the vendor's. At rest afterwards."""
-        if self.halted:
+        """Forget a latched stop; an arm that was halted, reports a fault or says nothing is connected again, which clears the vendor's.
+        At rest afterwards."""
+        state = None if self.halted else self.read()
+        if state is None or state.fault is not None:
             self.arm.connect()
             self.halted = False
         self.anchor(clear=True)
@@ -60,7 +62,8 @@ class ArmLoop:
         home, arm = self.arm.spec.home, self.arm.spec
         seconds = float(np.max(np.abs(home - self.state.q) / arm.v_max)) / 0.5 + self.governor.brake_s
         self.governor.move(home, self.state.gripper, self.clock.now(), seconds)
-        self.run(int(np.ceil((seconds + self.governor.brake_s) * arm.rate_hz)))
+        ticks = int(np.ceil((seconds + self.governor.brake_s) * arm.rate_hz))
+        self.run(ticks, lambda: self.governor.stopped is not None and (self.halted or self.governor.at_rest))
         if self.governor.stopped:
             raise HardwareError(f"{arm.name}: stopped on the way home: {self.governor.stopped}")
         self.anchor()
@@ -79,10 +82,12 @@ class ArmLoop:
         if not self.governor.at_rest:
             self.halt()
 
-    def run(self, ticks: int) -> None:
-        """So many ticks, each at its time."""
+    def run(self, ticks: int, until: Callable[[], bool] = lambda: False) -> None:
+        """So many ticks, each at its time; fewer where `until` comes true."""
         due = self.clock.now()
         for _ in range(ticks):
+            if until():
+                return
             self.tick()
             due += self.governor.dt
             self.clock.sleep_until(due)

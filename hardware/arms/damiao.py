@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hardware.arms import Family
-from hardware.arms.damiao_bus import CLEAR, DISABLE, ENABLE, ENABLED, ERRORS, TIMEOUT, Feedback, MotorBus, command
+from hardware.arms.damiao_bus import CLEAR, DISABLE, DISABLED, ENABLE, ENABLED, ERRORS, TIMEOUT, Feedback, MotorBus, command
 from hardware.arms.damiao_models import CHAINS, MODELS, calibration
 from hardware.arms.model import ArmModel
 from hardware.calibration import Calibration
@@ -48,8 +48,7 @@ class Damiao:
         """address: python-can's interface and channel, socketcan:can0, socketcand:HOST:PORT, udp_multicast:239.74.163.2:43113."""
         self.spec, self.address, self.calibration = model.spec, address, given or calibration(model.spec.name)
         self._chain = CHAINS[model.spec.name]
-        if given is None and not self._chain.gripper_known:
-            raise HardwareError(f"{self.spec.name}: no calibration, and its gripper has no fixed zero; make one with `robolearn calibrate`")
+        self._guessed = given is None and not self._chain.gripper_known
         self._numbers = [*self.calibration.channel, self.calibration.gripper]
         if sorted(map(str, self._numbers)) != sorted(str(i + 1) for i in range(len(self._chain.motors))):
             raise HardwareError(f"{self.spec.name}: calibration.channel: {self._numbers}; valid: 1..{len(self._chain.motors)}, once each")
@@ -61,7 +60,7 @@ class Damiao:
         self._round: _Round | None = None
         self._lost: str | None = None
         self._goal, self._speed, self._written = np.zeros(len(self._motors)), np.zeros(len(self._motors)), 0.0
-        self._halted, self._read, self._fresh = False, 0, 0
+        self._halted, self._limp, self._read, self._fresh = False, False, 0, 0
 
     def connect(self) -> None:
         """Checks every motor, sets its watchdog, enables it where it stands. HardwareError names those silent, faulty or set otherwise."""
@@ -75,7 +74,7 @@ class Damiao:
         except Exception as error:  # python-can's and the operating system's
             bus.close()
             raise self._error(f"bus lost: {error}") from error
-        self._bus, self._round, self._lost, self._halted = bus, None, None, False
+        self._bus, self._round, self._lost, self._halted, self._limp = bus, None, None, False, False
         self._closing.clear()
         self._thread = threading.Thread(target=self._run, args=(bus,), daemon=True)
         self._thread.start()
@@ -157,8 +156,10 @@ class Damiao:
         self._newest()
         if self._lost:
             raise self._error(self._lost)
-        if self._halted:
-            raise HardwareError(f"{self.spec.name}: halted; connect again")
+        if self._halted or self._limp:
+            raise HardwareError(f"{self.spec.name}: {'limp' if self._limp else 'halted'}; connect again")
+        if self._guessed:
+            raise HardwareError(f"{self.spec.name}: no calibration, and its gripper has no fixed zero; make one with `robolearn calibrate`")
         goal = np.append(self.calibration.raw(q), self.calibration.gripper_raw(gripper))
         for raw, (number, motor) in zip(goal, self._motors.items(), strict=True):
             if not abs(raw) <= motor.q_max:
@@ -178,6 +179,20 @@ class Damiao:
                 self._goal = np.append(self._round.raw[:-1], self._goal[-1])
             self._speed = np.zeros_like(self._goal)
 
+    def limp(self) -> None:
+        """Motors off: the arm falls unless somebody holds it. It can be read on; connect again switches them on."""
+        before, self._limp = self._newest().number, True
+        until = monotonic() + CONNECT_S
+        while self._newest().number < before + 2 and self._lost is None and monotonic() < until:  # one round may be under way
+            sleep(0.005)
+        if self._lost:
+            raise self._error(self._lost)
+
+    def readings(self) -> np.ndarray:
+        """(J + 1,): the joints' motors, then the gripper's [rad], before any calibration. Raises HardwareError."""
+        self.read()
+        return self._newest().raw.copy()
+
     def _run(self, bus: MotorBus) -> None:
         """Round after round, until closed or the bus is lost."""
         before: list[bytes] = []
@@ -188,7 +203,7 @@ class Damiao:
                 with self._lock:
                     goal = self._goal
                     speed = self._speed if began - self._written < 3.0 / self.spec.rate_hz else np.zeros_like(goal)
-                answers = bus.exchange(self._commands(goal, speed))
+                answers = bus.exchange(dict.fromkeys(self._motors, DISABLE) if self._limp else self._commands(goal, speed))
                 data = [answer.data for answer in answers.values()]
                 if data != before or np.abs(goal - then).max() <= STUCK_RAD:
                     self._fresh += not self._missing(answers)
@@ -217,7 +232,8 @@ class Damiao:
             self._round = _Round(number, *kept, problem)
             return
         raw, speed = (np.array([getattr(answers[motor], what) for motor in self._motors]) for what in ("q", "dq"))
-        faults = [f"{self._names[motor]}: {_words(answers[motor].error)}" for motor in self._motors if answers[motor].error != ENABLED]
+        fine = (ENABLED, DISABLED) if self._limp else (ENABLED,)
+        faults = [f"{self._names[motor]}: {_words(answers[motor].error)}" for motor in self._motors if answers[motor].error not in fine]
         self._round = _Round(number, self._fresh, began, raw, speed, "; ".join(faults) or None, None)
 
     def _missing(self, answers: dict[int, Feedback]) -> str | None:

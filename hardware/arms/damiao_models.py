@@ -64,6 +64,7 @@ MODELS = {
         elbow=("link4",),
         torque_max=(40.0, 40.0, 27.0, 27.0, 7.0, 7.0, 7.0),
         gripper_max_m=0.088,
+        zero="stretched straight away from its base, every link in line, the fingers opening to the left and right",
     ),
     "yam": ArmModel(
         spec=ArmSpec(
@@ -84,6 +85,8 @@ MODELS = {
         elbow=("link3",),
         torque_max=(27.0, 27.0, 27.0, 7.0, 7.0, 7.0),
         gripper_max_m=0.096,
+        zero="folded: upper arm level and pointing back, forearm level above it and pointing ahead, gripper level and ahead, the fingers "
+        "opening up and down (what its gripper reads is right until the arm is switched off)",
     ),
 }
 

@@ -66,6 +66,11 @@ _SO = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll"
 _UR = ("shoulder_pan_joint", "shoulder_lift_joint", "elbow_joint", "wrist_1_joint", "wrist_2_joint", "wrist_3_joint")
 _WX = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 _LEADER = (XL330, XL330_LEADER)
+_UPRIGHT = "upper arm upright, forearm and gripper level and straight ahead, the jaws opening sideways"
+_STRETCHED = (
+    "the whole arm stretched out level and straight ahead, as a UR with all joints at 0: wrist 1 to the left of the forearm, wrist 2 "
+    "hanging from it, the trigger's side to the left"
+)
 
 BUSES = {
     "koch": _Bus(
@@ -221,7 +226,7 @@ def _model(
     name: str, joints: tuple[str, ...], torque: tuple[float, ...], rate_hz: float, elbow: str, open_m: float, **bounds: object
 ) -> ArmModel:
     spec = ArmSpec(name, joints, "rad", **limits(**bounds), rate_hz=rate_hz)
-    return ArmModel(spec, own(name), (elbow,), torque, open_m)
+    return ArmModel(spec, own(name), (elbow,), torque, open_m, zero=_STRETCHED if name == "gello" else _UPRIGHT)
 
 
 _MODELS = (
@@ -294,4 +299,5 @@ FAMILY = Family(
     drive=_drive,
     double="hardware.doubles.dynamixel",
     address="/dev/ttyUSB0",
+    polls=True,
 )

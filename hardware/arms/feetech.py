@@ -43,6 +43,7 @@ _FULL = (Register(16, 2, 1000), Register(48, 2, 1000))
 _GENTLE = (Register(16, 2, 500), Register(28, 2, 250), Register(36, 1, 25), Register(48, 2, 500))
 
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll")
+ZERO = "upper arm upright, forearm and gripper level and straight ahead, the jaw opening sideways"
 
 
 def servos() -> tuple[Servo, ...]:
@@ -196,7 +197,7 @@ def _model(name: str) -> ArmModel:
         ),
         rate_hz=100.0,
     )
-    return ArmModel(spec, own("so101"), ("lower_arm",), (1.9,) * 5, gripper_max_m=0.09)
+    return ArmModel(spec, own("so101"), ("lower_arm",), (1.9,) * 5, gripper_max_m=0.09, zero=ZERO)
 
 
 FAMILY = Family(
@@ -204,4 +205,5 @@ FAMILY = Family(
     drive=lambda model, port, given: FeetechArm(model, port, given or calibration(model.spec.name)),
     double="hardware.doubles.feetech",
     address="/dev/ttyACM0",
+    polls=True,
 )

@@ -33,6 +33,8 @@ class ArmModel:
     """Of the doubles' servos (J,) [N m]; empty: 100 each."""
     gripper_max_m: float = 0.08
     """Opening at gripper = 1."""
+    zero: str = ""
+    """How the arm stands at q = 0, in words, for a person who calibrates it; empty: its own controller knows where its joints are."""
 
     def compile(self) -> mujoco.MjModel:
         return _compiled(self.mjcf)

@@ -241,6 +241,11 @@ class ServoBusArm(ABC):
             for servo in self.servos:
                 self._surely(servo, Register(self.torque, 1, 0))
 
+    def readings(self) -> np.ndarray:
+        """(J + 1,): what the joints' servos read, then the gripper's [raw], before any calibration. Raises HardwareError."""
+        with self._wire():
+            return self._measured(self._insist())[0]
+
     def _measured(self, answers: Mapping[int, Answer]) -> np.ndarray:
         """(2, J + 1): positions [raw] and speeds [raw/s] of the joints, then the gripper."""
         return np.array([self._decode(answers[channel]) for channel in self._channels], dtype=np.float64).T

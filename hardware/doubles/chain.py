@@ -58,12 +58,14 @@ class Chain:
             self._catch_up()
             self._goal = self.data.qpos[self._qpos].copy()
 
-    def place(self, q: np.ndarray) -> None:
-        """At rest at q at once, as a person's hands could put it."""
+    def place(self, q: np.ndarray, gripper: float | None = None) -> None:
+        """At rest at q at once, as a person's hands could put it; the gripper, too, where one is given."""
         with self._lock:
             self._catch_up()
             self.data.qpos[self._qpos], self.data.qvel[:] = q, 0.0
             self._goal = np.array(q, dtype=np.float64)
+            if gripper is not None:
+                self._gripper = self._gripper_goal = gripper
             self._publish()
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hardware.teleop.keys import TerminalKeys
-from hardware.teleop.operator import EPISODE_KEYS, Operator
+from hardware.teleop.operator import EPISODE_KEYS, Jogger
 from hardware.types import Observation, RobotSpec
 
 _MOVES = {
@@ -21,7 +21,7 @@ _MOVES = {
 _TURNS = {",": 1, ".": -1}  # about z, seen from above: , to the left
 
 
-class Keyboard(Operator):
+class Keyboard(Jogger):
     """Arrow keys move x and y, u and d (or page up and down) z; comma and point turn about z where the body can.
 
     No key is the deadman: without one the arm holds.

@@ -29,7 +29,7 @@ class TerminalKeys:
         if self._fd is None:
             self._fd = sys.stdin.fileno()
         if not os.isatty(self._fd):
-            raise HardwareError("keyboard: the input is not a terminal; valid without one: --pilot scripted, spacemouse or leader")
+            raise HardwareError("keyboard: the input is not a terminal; valid without one: --pilot scripted, spacemouse, gamepad or leader")
         self._saved = termios.tcgetattr(self._fd)
         tty.setcbreak(self._fd)
 

@@ -1,176 +1,215 @@
-"""Driving with a leader arm: a limp SO-101 whose end effector the robot's follows.
+"""Driving with a leader arm: one that is limp, which a person moves, and the robot follows.
 
-The leader's joints become a position by forward kinematics; the robot repeats the leader's displacement since it was
-engaged, times `scale`. Relative, so engaging never jumps, and the two arms need not be alike. Orientation is not followed.
+A robot that takes joint positions repeats the leader's, joint by joint: absolute, so that the two look alike and the leader's own
+stops are felt where the robot's are. Kept offsets would spare it the way to the leader's pose at engaging, but grow with every
+engaging until neither is true any more. So it comes to that pose, slowly, whenever it is engaged, and then follows.
+
+A robot that takes steps of its end effector repeats the displacement of the leader's since it was engaged, times `scale`: relative,
+so engaging never jumps, and the two arms need not be alike. Orientation is not followed.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
+from hardware import arms
+from hardware.arms.calibrating import HandMoved
+from hardware.arms.model import ArmModel
+from hardware.calibration import Calibration
 from hardware.teleop.keys import NoKeys, TerminalKeys
-from hardware.teleop.operator import EPISODE_KEYS, Operator
-from hardware.teleop.sts_bus import TICKS_PER_TURN, ServoBus
-from hardware.types import HardwareError, Observation, RobotSpec
+from hardware.teleop.operator import EPISODE_KEYS, Jog, Operator
+from hardware.types import ArmState, HardwareError, Observation, RobotSpec
 
-JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex")  # wrist_roll (id 5) moves no position
-_LOST_DECISIONS = 3  # without a reply: hold; then it is an error
-_LAG_STEPS = 10.0  # the robot may trail the leader by this many of its largest steps; what is beyond is forgotten
+APPROACH_RAD_S = 0.4  # a joint on its way to the leader's pose
+AHEAD_RAD = 0.2  # a held or approaching goal is this far from the measured joints at most: sagging under its weight is less
+_LOST_DECISIONS = 3  # without a fresh reading: hold; then it is an error
+_LAG_STEPS = 10.0  # the end effector may trail the leader's by this many of its largest steps; what is beyond is forgotten
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """One leader arm. The zero pose: upper arm upright, forearm and gripper level and straight ahead.
+class Leader:
+    """An arm by its name, switched limp."""
 
-    zero: raw positions there; sign: +1 where raw grows as the arm pans left, leans forward, folds down (elbow, wrist).
-    """
+    def __init__(self, name: str, address: str, calibration: Calibration | None = None) -> None:
+        """Raises HardwareError: an arm that cannot be limp, another arm's calibration."""
+        if calibration is not None and calibration.arm != name:
+            raise HardwareError(f"leader: calibration of a {calibration.arm}; expected of a {name}")
+        arm = arms.drive(name, address, calibration)
+        if not isinstance(arm, HandMoved):
+            valid = ", ".join(known for known in arms.names() if arms.find(known)[1].zero)
+            raise HardwareError(f"leader: a {name} cannot be moved by hand; valid: {valid}")
+        self.arm, self.model = arm, arms.find(name)[1]
+        self._lost, self._seq = 0, 0
 
-    ids: tuple[int, ...] = (1, 2, 3, 4)
-    zero: tuple[int, ...] = (2048, 2048, 2048, 2048)
-    sign: tuple[int, ...] = (1, 1, 1, 1)
-    gripper_id: int = 6
-    gripper_closed: int = 2048
-    gripper_open: int = 3000
-    links_m: tuple[float, ...] = (0.113, 0.135, 0.16)  # upper arm, forearm, wrist to fingertips: an SO-101, roughly
-    base_m: float = 0.03  # from the pan axis forward to the lift axis
-
-    def __post_init__(self) -> None:
-        for name, length in (("ids", 4), ("zero", 4), ("sign", 4), ("links_m", 3)):
-            if len(getattr(self, name)) != length:
-                raise HardwareError(f"calibration: {name} has {len(getattr(self, name))} values; expected {length}")
-        if self.gripper_closed == self.gripper_open:
-            raise HardwareError(f"calibration: gripper_closed and gripper_open are both {self.gripper_open}; expected two positions")
-
-    @staticmethod
-    def load(path: Path) -> Calibration:
-        """Raises HardwareError naming file and field."""
+    def open(self) -> None:
+        """Raises HardwareError that says that it is the leader, which may be of the same kind as the robot."""
         try:
-            data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
-            return Calibration(**fields)
-        except OSError as error:
-            raise HardwareError(f"{path}: {error.strerror}; make one with: python -m hardware.teleop.leader PORT {path}") from error
-        except (ValueError, TypeError, AttributeError) as error:
-            raise HardwareError(f"{path}: not a leader calibration: {error}; fields: {', '.join(asdict(Calibration()))}") from error
+            self.arm.connect()
+            self.arm.limp()
+        except HardwareError as error:
+            raise HardwareError(f"leader: {error}") from error
+        self._lost, self._seq = 0, 0
 
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+    def close(self) -> None:
+        self.arm.close()
 
-    def angles(self, raw: Sequence[int]) -> np.ndarray:
-        """Joint angles [rad] (4,) from raw positions, the short way round."""
-        ticks = np.asarray(raw) - np.asarray(self.zero)
-        wrapped = (ticks + TICKS_PER_TURN // 2) % TICKS_PER_TURN - TICKS_PER_TURN // 2
-        return np.asarray(self.sign) * wrapped * (2 * math.pi / TICKS_PER_TURN)
-
-    def position(self, q: np.ndarray) -> np.ndarray:
-        """Forward kinematics: fingertips [m] (3,), x ahead, y left, z up, from angles [rad] (4,)."""
-        pan, lift, elbow, wrist = q
-        elevations = math.pi / 2 - lift - np.cumsum([0.0, math.pi / 2 + elbow, wrist])
-        reach = self.base_m + float(np.dot(self.links_m, np.cos(elevations)))
-        return np.array([reach * math.cos(pan), reach * math.sin(pan), float(np.dot(self.links_m, np.sin(elevations)))])
-
-    def openness(self, raw: int) -> float:
-        return float(np.clip((raw - self.gripper_closed) / (self.gripper_open - self.gripper_closed), 0.0, 1.0))
+    def read(self) -> ArmState | None:
+        """None: nothing fresh. Raises HardwareError for a fault, and where nothing fresh came for too long."""
+        name = self.model.spec.name
+        state, why = None, f"{name}: its measurements stand still"
+        try:
+            state = self.arm.read()
+        except HardwareError as error:
+            why = str(error)
+        if state is not None and state.fault:
+            raise HardwareError(f"leader: {name}: {state.fault}")
+        if state is not None and state.seq != self._seq:
+            self._lost, self._seq = 0, state.seq
+            return state
+        self._lost += 1
+        if self._lost > _LOST_DECISIONS:
+            raise HardwareError(f"leader: {why}")
+        return None
 
 
 class LeaderArm(Operator):
-    """The robot follows while engaged. c engages and releases; the leader may be moved back while released.
+    """The robot follows while engaged: c engages and releases. Released it holds, and the leader may be moved anywhere.
 
     Without a terminal (keys None) it is engaged from the start of each episode.
     """
 
-    help = f"c engage/release · move the leader arm, its gripper too · {EPISODE_KEYS}"
+    help = f"c engage/release (released, the robot holds) · move the leader arm, its gripper too · {EPISODE_KEYS}"
 
-    def __init__(
-        self, spec: RobotSpec, port: str, calibration: Calibration, keys: TerminalKeys | NoKeys | None = None, scale: float = 1.0
-    ) -> None:
-        super().__init__(spec, NoKeys() if keys is None else keys)
-        self.calibration, self.scale, self.engaged = calibration, scale, False
-        self._bus = ServoBus(port, [*calibration.ids, calibration.gripper_id])
-        self._last: np.ndarray | None = None
-        self._owed, self._lost = np.zeros(3), 0
+    def __init__(self, spec: RobotSpec, leader: Leader, keys: TerminalKeys | NoKeys | None = None, scale: float = 1.0) -> None:
+        """scale: of the end effector's displacement. Raises HardwareError where this leader cannot lead that robot."""
+        super().__init__(NoKeys() if keys is None else keys)
+        self.leader, self.engaged, self._begins = leader, False, True
+        if spec.action_mode == "joint_pos":
+            if scale != 1.0:
+                raise HardwareError(f"leader.scale: {scale}; valid for a robot that takes joint positions: 1")
+            self._follower: ByJoints | ByTool = ByJoints(spec, leader.model)
+        else:
+            self._follower = ByTool(spec, leader.model, scale)
 
     def __enter__(self) -> LeaderArm:
-        self._bus.open()
+        self.leader.open()
         try:
             super().__enter__()
         except BaseException:
-            self._bus.close()
+            self.leader.close()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         super().__exit__(kind, error, trace)
-        self._bus.close()
+        self.leader.close()
 
     def reset(self) -> None:
         super().reset()
-        self.engaged = isinstance(self.keys, NoKeys)
-        self._last, self._owed, self._lost = None, np.zeros(3), 0
+        self.engaged, self._begins = isinstance(self.keys, NoKeys), True
+        self._follower.reset()
 
-    def step_m(self, observation: Observation, pressed: list[str]) -> np.ndarray:
+    def act(self, observation: Observation, pressed: list[str]) -> np.ndarray:
         if "c" in pressed:
-            self.engaged, self._last, self._owed = not self.engaged, None, np.zeros(3)
-        try:
-            *raw, gripper = self._bus.positions()
-        except HardwareError:
-            self._lost += 1
-            if self._lost > _LOST_DECISIONS:
-                raise
-            return np.zeros(3)
-        self._lost = 0
-        if not self.engaged:
-            return np.zeros(3)
-        self.openness = self.calibration.openness(gripper)
-        here, limit = self.calibration.position(self.calibration.angles(raw)), self.jog.limit_m()
+            self.engaged = not self.engaged
+            self._follower.release()
+        if self._begins and "gripper" in observation.state:
+            self.openness = float(observation.state["gripper"][0])  # held, too
+        self._begins = False
+        state, follower = self.leader.read(), self._follower
+        if state is None or not self.engaged or self.verdict:
+            return follower.action(follower.hold(observation), self.openness)
+        motion = follower.follow(observation, state)
+        if follower.arrived:
+            self.openness = state.gripper
+        return follower.action(motion, self.openness)
+
+
+class ByJoints:
+    """Joint by joint: by name where the leader has all the robot's joints, else in order where they are as many."""
+
+    def __init__(self, spec: RobotSpec, leader: ArmModel) -> None:
+        names = [name for name in spec.action.names if "grip" not in name]
+        theirs = leader.spec.joints
+        if not set(names) <= set(theirs) and len(names) != len(theirs):
+            raise HardwareError(
+                f"leader: a {leader.spec.name} has {len(theirs)} joints, {spec.name} has {len(names)}; expected as many, or the same names"
+            )
+        if "joint_pos" not in spec.state:
+            raise HardwareError(f"leader: {spec.name} does not show its joint_pos; valid state: {', '.join(spec.state)}")
+        self._of_leader = [theirs.index(name) for name in names] if set(names) <= set(theirs) else list(range(len(names)))
+        self._joints = [spec.action.names.index(name) for name in names]
+        self._gripper = [index for index, name in enumerate(spec.action.names) if "grip" in name]
+        self._low, self._high = np.array(spec.action.low), np.array(spec.action.high)
+        self._step = APPROACH_RAD_S / spec.rate_hz
+        self.reset()
+
+    def reset(self) -> None:
+        self._goal: np.ndarray | None = None
+        self.arrived = False
+
+    def release(self) -> None:
+        """The next time it is led, it approaches first."""
+        self.arrived = False
+
+    def hold(self, observation: Observation) -> np.ndarray:
+        """Joints (J,), where it is."""
+        self._goal = self._near(observation)
+        return self._goal
+
+    def follow(self, observation: Observation, state: ArmState) -> np.ndarray:
+        """Joints (J,), the leader's, or on the way there; the gripper is led from then on."""
+        led = np.clip(state.q[self._of_leader], self._low[self._joints], self._high[self._joints])
+        if not self.arrived:
+            start = self._near(observation)
+            goal = start + np.clip(led - start, -self._step, self._step)
+            self.arrived = bool((np.abs(led - goal) < self._step).all())
+            led = goal
+        self._goal = led
+        return led
+
+    def _near(self, observation: Observation) -> np.ndarray:
+        """The last goal, or as much of the way to it as is near the measured joints."""
+        measured = observation.state["joint_pos"].astype(np.float64)
+        return measured if self._goal is None else np.clip(self._goal, measured - AHEAD_RAD, measured + AHEAD_RAD)
+
+    def action(self, joints: np.ndarray, openness: float) -> np.ndarray:
+        action = np.zeros(len(self._low))
+        action[self._joints], action[self._gripper] = joints, openness
+        return np.clip(action, self._low, self._high).astype(np.float32)
+
+
+class ByTool:
+    """The displacement of the end effector, by the leader's forward kinematics."""
+
+    arrived = True  # wherever it is
+
+    def __init__(self, spec: RobotSpec, leader: ArmModel, scale: float) -> None:
+        from hardware.mujoco.apart import ArmGeometry
+
+        self._jog, self._scale, self._position = Jog(spec), scale, ArmGeometry(leader).tool
+        self.reset()
+
+    def reset(self) -> None:
+        self._last: np.ndarray | None = None
+        self._owed = np.zeros(3)
+
+    release = reset
+
+    def hold(self, observation: Observation) -> np.ndarray:
+        """A step (3,) [m], of zeros."""
+        return np.zeros(3)
+
+    def follow(self, observation: Observation, state: ArmState) -> np.ndarray:
+        """A step (3,) [m]."""
+        here, limit = self._position(state.q), self._jog.limit_m()
         if self._last is not None:
-            self._owed = np.clip(self._owed + self.scale * (here - self._last), -_LAG_STEPS * limit, _LAG_STEPS * limit)
+            self._owed = np.clip(self._owed + self._scale * (here - self._last), -_LAG_STEPS * limit, _LAG_STEPS * limit)
         self._last = here
         step = np.clip(self._owed, -limit, limit)
         self._owed = self._owed - step
         return step
 
-
-def calibrate(positions: Callable[[], Sequence[int]], ask: Callable[[str], object]) -> Calibration:
-    """Ask for the poses one by one. positions: raw, four joints then the gripper. Raises HardwareError for a joint that hardly moved."""
-    ask("Zero pose: upper arm upright, forearm and gripper level, straight ahead. Enter")
-    zero = positions()[:4]
-    signs = []
-    for index, motion in enumerate(("pan the arm left", "lean the upper arm forward", "fold the forearm down", "bend the wrist down")):
-        ask(f"From the zero pose, {motion} by about 30 degrees and hold it there. Enter")
-        moved = Calibration(zero=tuple(zero)).angles(positions()[:4])[index]
-        if abs(moved) < math.radians(10):
-            raise HardwareError(f"calibration: {JOINTS[index]} moved {math.degrees(moved):.0f} degrees; expected 10 or more")
-        signs.append(1 if moved > 0 else -1)
-    ask("Close the gripper. Enter")
-    closed = positions()[4]
-    ask("Open the gripper. Enter")
-    return Calibration(zero=tuple(zero), sign=tuple(signs), gripper_closed=closed, gripper_open=positions()[4])
-
-
-def _main(port: str, path: str) -> None:
-    bus = ServoBus(port, [*Calibration().ids, Calibration().gripper_id])
-    bus.open()
-    try:
-        calibrate(bus.positions, input).save(Path(path))
-    finally:
-        bus.close()
-
-
-if __name__ == "__main__":
-    import sys
-
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m hardware.teleop.leader PORT CALIBRATION.json")
-    try:
-        _main(*sys.argv[1:])
-    except HardwareError as problem:
-        sys.exit(str(problem))
+    def action(self, step: np.ndarray, openness: float) -> np.ndarray:
+        return self._jog.action(step, np.zeros(3), openness)

@@ -59,15 +59,15 @@ class Jog:
 
 
 class Operator:
-    """Base of the devices: episode keys and the gripper toggle. A device says how far to move in `step_m`, and to turn in `turn_rad`.
+    """Base of the devices: episode keys and the gripper toggle. A device says in `act` what the robot does.
 
     verdict: None while the episode goes on; then the loop ends it after the row that is being recorded.
     """
 
     help = EPISODE_KEYS
 
-    def __init__(self, spec: RobotSpec, keys: TerminalKeys | NoKeys) -> None:
-        self.jog, self.keys = Jog(spec), keys
+    def __init__(self, keys: TerminalKeys | NoKeys) -> None:
+        self.keys = keys
         self.verdict: Verdict | None = None
         self.openness = 1.0
 
@@ -89,9 +89,24 @@ class Operator:
                 self.openness = 1.0 - round(self.openness)
             elif key in VERDICTS:
                 self.verdict = VERDICTS[key]
+        return Command(observation.time, self.act(observation, pressed), Source.HUMAN)
+
+    def act(self, observation: Observation, pressed: list[str]) -> np.ndarray:
+        """The action of this decision, float32 (A,) within the robot's bounds; one that holds as soon as there is a verdict."""
+        raise NotImplementedError
+
+
+class Jogger(Operator):
+    """A device that says how far to move in `step_m`, and to turn in `turn_rad`."""
+
+    def __init__(self, spec: RobotSpec, keys: TerminalKeys | NoKeys) -> None:
+        super().__init__(keys)
+        self.jog = Jog(spec)
+
+    def act(self, observation: Observation, pressed: list[str]) -> np.ndarray:
         step = np.zeros(3) if self.verdict else self.step_m(observation, pressed)
         turn = np.zeros(3) if self.verdict else self.turn_rad(observation)
-        return Command(observation.time, self.jog.action(step, turn, self.openness), Source.HUMAN)
+        return self.jog.action(step, turn, self.openness)
 
     def step_m(self, observation: Observation, pressed: list[str]) -> np.ndarray:
         """How far the end effector moves in this decision [m], (3,); zeros hold."""
@@ -100,3 +115,9 @@ class Operator:
     def turn_rad(self, observation: Observation) -> np.ndarray:
         """How far it turns about x, y, z [rad], (3,), asked right after `step_m`. Zeros for a device that cannot."""
         return np.zeros(3)
+
+
+def shape(deflection: np.ndarray, deadzone: float) -> np.ndarray:
+    """Deflection [-1, 1] (N,) -> share of the largest step: nothing inside the dead zone, continuous at its edge, fine near it."""
+    beyond = np.clip((np.abs(deflection) - deadzone) / (1.0 - deadzone), 0.0, 1.0)
+    return np.sign(deflection) * beyond**1.5

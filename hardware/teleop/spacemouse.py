@@ -10,20 +10,14 @@ from typing import Any
 import numpy as np
 
 from hardware.teleop.keys import NoKeys, TerminalKeys
-from hardware.teleop.operator import EPISODE_KEYS, Operator
+from hardware.teleop.operator import EPISODE_KEYS, Jogger, shape
 from hardware.types import HardwareError, Observation, RobotSpec
 
 DEADZONE = 0.08  # of full deflection: the cap does not rest exactly at zero
 _READS = 64  # the device queues reports at up to 1 kHz; reading one per decision would steer by the past
 
 
-def shape(deflection: np.ndarray, deadzone: float = DEADZONE) -> np.ndarray:
-    """Deflection [-1, 1] (3,) -> share of the largest step: nothing inside the dead zone, continuous at its edge, fine near it."""
-    beyond = np.clip((np.abs(deflection) - deadzone) / (1.0 - deadzone), 0.0, 1.0)
-    return np.sign(deflection) * beyond**1.5
-
-
-class SpaceMouse(Operator):
+class SpaceMouse(Jogger):
     """Push the cap to move: x forward, y left, z up; turn it to turn the tool, where the body can. Left button: gripper. Right
     button: success. At rest the arm holds.
 
@@ -63,10 +57,10 @@ class SpaceMouse(Operator):
         if right:
             self.verdict = "success"
         self._turned = np.array([state.roll, state.pitch, state.yaw])
-        return shape(np.array([state.x, state.y, state.z])) * self.jog.limit_m()
+        return shape(np.array([state.x, state.y, state.z]), DEADZONE) * self.jog.limit_m()
 
     def turn_rad(self, observation: Observation) -> np.ndarray:
-        return shape(self._turned) * self.jog.limit_rad()
+        return shape(self._turned, DEADZONE) * self.jog.limit_rad()
 
     def _newest(self) -> Any:
         """The state after every queued report."""

@@ -14,11 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import hardware
-from hardware import RobotConfig
+from hardware import RobotConfig, arms
+from hardware.calibration import Calibration
+from hardware.real import calibration_of
 from hardware.robot import SafeRobot
+from hardware.teleop.gamepad import Gamepad
 from hardware.teleop.keyboard import Keyboard
 from hardware.teleop.keys import TerminalKeys
-from hardware.teleop.leader import Calibration, LeaderArm
+from hardware.teleop.leader import Leader, LeaderArm
 from hardware.teleop.operator import Operator
 from hardware.teleop.spacemouse import SpaceMouse
 from hardware.types import Pilot
@@ -35,13 +38,16 @@ _MIB_PER_EPISODE = 4.0  # frames compress about 5:1; a run that cannot end shoul
 
 @dataclass(frozen=True)
 class LeaderConfig:
-    """A leader arm (SO-101 servos on a serial port)."""
+    """An arm that a person moves, and the robot follows: joint by joint where it takes joint positions, else by its end effector."""
 
-    port: str = "/dev/ttyACM0"
-    calibration: Path = Path("leader.json")
-    """Made with: python -m hardware.teleop.leader PORT leader.json"""
+    arm: str = "so101"
+    """Which: the same as the robot, or any that can be moved by hand and has as many joints: so101, koch, gello for a ur5e, ..."""
+    address: str = "/dev/ttyACM0"
+    """Where it is."""
+    calibration: Path | None = None
+    """File of `robolearn calibrate`; none: every servo was mounted in the middle of its turn."""
     scale: float = 1.0
-    """Robot metres per leader metre."""
+    """Robot metres per leader metre, where the robot follows by its end effector."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,10 @@ class Config:
     out: Path = Path("runs/demo/teleop")
     """Artefact folder: dataset.zarr, metrics.jsonl, videos/."""
     robot: RobotConfig = RobotConfig(body="robosuite:Lift")
-    pilot: Literal["scripted", "mixed", "keyboard", "spacemouse", "leader"] = "scripted"
+    pilot: Literal["scripted", "mixed", "keyboard", "spacemouse", "gamepad", "leader"] = "scripted"
     """Who drives. scripted: a program that sees the simulator's state; files always call it that. mixed: the same program, of a skill
-    drawn anew for each episode and stored with it (0 the clumsiest, 1 as scripted)."""
+    drawn anew for each episode and stored with it (0 the clumsiest, 1 as scripted). A person's device holds the arm as soon as it is
+    let go of: no key pressed, the cap at rest, the gamepad's left shoulder button or the leader's clutch released."""
     episodes: int = 40
     """Episodes the store shall hold in the end."""
     seed: int = 0
@@ -66,7 +73,7 @@ class Config:
     recover: bool = False
     """First append what is complete of recordings that were cut off (a crash, Ctrl-C, kill -9)."""
     overwrite: bool = False
-    """Discard what another config left in `out`."""
+    """Begin anew, whatever is in `out`: it is discarded."""
 
 
 def run(config: Config) -> None:
@@ -102,6 +109,7 @@ def _record(
     columns = (who, BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=config.episodes, completed=len(store), state="")
+        always = _always(config, task)
         while (index := len(store)) < config.episodes:
 
             def on_step(step: Step) -> None:
@@ -116,7 +124,7 @@ def _record(
                 if episode.meta["verdict"] == "discard":
                     progress.update(bar, state="discarded")
                     continue
-                meta = {**episode.meta, "operator": config.pilot, "seed": [config.seed, index], "instruction": task.instruction}
+                meta = {**episode.meta, **always, "seed": [config.seed, index]}
                 if isinstance(pilot, MixedOperator):
                     meta["skill"] = pilot.skill
                 recording.finish(meta, terminal=bool(episode.terminal[-1]))
@@ -140,6 +148,15 @@ def _store(config: Config, robot: SafeRobot, task: Task) -> EpisodeStore:
     return store
 
 
+def _always(config: Config, task: Task) -> dict[str, str | None]:
+    """What every episode's meta says. calibration: hash of a real arm's; None: its own."""
+    facts: dict[str, str | None] = {"operator": config.pilot, "instruction": task.instruction}
+    if config.robot.body in arms.names():
+        calibration = calibration_of(config.robot)
+        facts["calibration"] = None if calibration is None else calibration.digest
+    return facts
+
+
 def _unfinished(config: Config, store: EpisodeStore, task: Task, console: Console) -> None:
     """Tell of recordings that were cut off, and append them where asked to."""
     for left in store.unfinished:
@@ -147,7 +164,7 @@ def _unfinished(config: Config, store: EpisodeStore, task: Task, console: Consol
             console.print(f"{left}: a recording that was cut off; --recover appends what is complete of it, or delete the folder")
             continue
         try:
-            index = store.recover(left, {"task": task.name, "operator": config.pilot, "instruction": task.instruction})
+            index = store.recover(left, {"task": task.name, **_always(config, task)})
             console.print(f"{store.url}: episode {index}, {store.length(index)} rows, recovered from a recording that was cut off")
         except UserError as error:
             console.print(str(error))
@@ -180,4 +197,8 @@ def _device(config: Config, robot: SafeRobot) -> Operator:
             return Keyboard(robot.spec)
         case "spacemouse":
             return SpaceMouse(robot.spec, keys)
-    return LeaderArm(robot.spec, config.leader.port, Calibration.load(config.leader.calibration), keys, config.leader.scale)
+        case "gamepad":
+            return Gamepad(robot.spec, keys)
+    calibration = None if config.leader.calibration is None else Calibration.load(config.leader.calibration)
+    leader = Leader(config.leader.arm, config.leader.address, calibration)
+    return LeaderArm(robot.spec, leader, keys, config.leader.scale)

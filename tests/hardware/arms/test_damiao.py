@@ -298,8 +298,12 @@ def test_frames_are_what_damiao_says() -> None:
 
 
 def test_a_gripper_without_a_fixed_zero_needs_a_calibration() -> None:
-    with pytest.raises(HardwareError, match="robolearn calibrate"):
-        arms.drive("yam", "socketcan:can0")
+    with launch("yam") as double:
+        arm = arms.drive("yam", double.address)
+        arm.connect()  # it may be read, so that it can be calibrated
+        with pytest.raises(HardwareError, match="no fixed zero; make one with `robolearn calibrate`"):
+            arm.write(arm.read().q, 0.0)
+        arm.close()
     wrong = replace(damiao.calibration("yam"), channel=(1, 2, 3, 4, 5, 9))
     with pytest.raises(HardwareError, match=r"calibration.channel: .* valid: 1..7"):
         arms.drive("yam", "socketcan:can0", wrong)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from hardware.teleop.spacemouse import DEADZONE, SpaceMouse, shape
+from hardware.teleop.operator import shape
+from hardware.teleop.spacemouse import DEADZONE, SpaceMouse
 from hardware.testing import PilotContract
 from hardware.types import ArraySpec, HardwareError, Observation, RobotSpec
 
@@ -50,9 +51,9 @@ class TestContract(PilotContract):
 
 
 def test_shape_is_still_in_the_dead_zone_continuous_and_full_at_the_stop():
-    assert not shape(np.array([DEADZONE, -DEADZONE, 0.0])).any()
-    assert 0 < shape(np.array([DEADZONE + 1e-3, 0, 0]))[0] < 1e-3
-    np.testing.assert_allclose(shape(np.array([1.0, -1.0, 1.3])), [1, -1, 1])
+    assert not shape(np.array([DEADZONE, -DEADZONE, 0.0]), DEADZONE).any()
+    assert 0 < shape(np.array([DEADZONE + 1e-3, 0, 0]), DEADZONE)[0] < 1e-3
+    np.testing.assert_allclose(shape(np.array([1.0, -1.0, 1.3]), DEADZONE), [1, -1, 1])
 
 
 def test_turning_the_cap_turns_a_body_that_turns():
