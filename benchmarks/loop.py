@@ -96,6 +96,8 @@ def to_motion(robot: SafeRobot, times: int) -> dict[str, float]:
         robot.send(Command(sent, np.append(goal, 0.5).astype(np.float32), Source.SCRIPTED))
         while np.abs((state := loop.row().state).q - start).max() < MOVED_RAD and time.monotonic() < sent + 2:
             time.sleep(0.0005)
+        if robot.stopped:
+            raise SystemExit(f"{robot.spec.name}: stopped on the way: {robot.stopped}")
         found.append(1e3 * (state.time - sent))
         robot.observe()
     return {"to_motion_ms": round(float(np.median(found)), 1), "to_motion_p90_ms": round(float(np.percentile(found, 90)), 1)}
