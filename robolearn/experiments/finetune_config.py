@@ -48,8 +48,8 @@ class Config:
     lockstep: bool = False
     """The robot waits until everything is learned from the last episode. Repeatable; without it the actor never waits."""
     patience_s: float = 300.0
-    """Give up on a learner that hangs: no sign of life for so many seconds. It gives one each second, however long it learns, once it has
-    started, which takes ten."""
+    """Give up on a learner that hangs: no sign of life for so many seconds. It gives one each second, however long it learns; until the
+    first one, 300 at least."""
     regime: Literal["fixed", "auto"] = "fixed"
     """auto compares the offline policy's return, on `regime_episodes` flown first, with the data's, and keeps the better one (Three
     Regimes): the policy without the data, or the data in half of every batch."""

@@ -20,6 +20,7 @@ from robolearn.data.journal import JOURNAL
 
 Said = Mapping[str, Any]
 BEAT_S = 1.0  # between two signs of life
+START_S = 300.0  # until the first of them: on a busy machine a learner imports for long
 _AT_FIRST = {"config.yaml", "learner.log", "learner", "online.zarr"}
 
 
@@ -37,6 +38,7 @@ class Channel:
         self.state, self.progress = self.learner / "state.pt", self.learner / "progress.json"
         self.patience_s = patience_s
         self._heard, self._at = 0, time.monotonic()  # the last sign of life, and when it was seen: by a clock that nobody sets
+        self._started = False  # the learner has given one
 
     @property
     def blank(self) -> bool:
@@ -77,16 +79,21 @@ class Channel:
         if learner.poll() is not None:
             words = self.complaint.read_text(errors="replace").strip().splitlines()
             raise UserError(f"{self.out}: the learner stopped: {words[-1] if words else 'it said nothing'}; see {self.complaint}")
-        if self._silent_s() > self.patience_s:
+        if self._silent_s() > self._allowed_s:
             time.sleep(3 * BEAT_S)  # both may have been stopped (Ctrl-Z), and this process woken first
-            if (silent := self._silent_s()) > self.patience_s:
+            if (silent := self._silent_s()) > self._allowed_s:
                 raise UserError(
-                    f"{self.out}: the learner hangs: no sign of life for {silent:.0f} s; valid up to {self.patience_s:g} (patience_s)"
+                    f"{self.out}: the learner hangs: no sign of life for {silent:.0f} s; valid up to {self._allowed_s:g} (patience_s)"
                 )
 
     def _silent_s(self) -> float:
         """Since its last sign of life was seen."""
         heard, now = self.complaint.stat().st_mtime_ns, time.monotonic()
         if heard != self._heard:
+            self._started = self._heard > 0  # the first is of the actor, who made the file
             self._heard, self._at = heard, now
         return now - self._at
+
+    @property
+    def _allowed_s(self) -> float:
+        return self.patience_s if self._started else max(self.patience_s, START_S)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -280,6 +281,9 @@ def test_a_learner_that_hangs_is_given_up_and_one_that_learns_long_is_not(tmp_pa
         return next(said) == 99  # two seconds
 
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as learner:
+        channel.look(learner)
+        time.sleep(0.6)
+        channel.look(learner)  # it may still be starting
         channel.wait(heard, learner)
         with pytest.raises(UserError, match=r"the learner hangs: no sign of life for \d+ s; valid up to 0.5 \(patience_s\)$"):
             channel.wait(lambda said: False, learner)
