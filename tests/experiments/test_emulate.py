@@ -18,15 +18,18 @@ pytest.importorskip("scservo_sdk")
 
 def test_an_arm_at_an_address_until_ctrl_c() -> None:
     command = [sys.executable, "-m", "robolearn.cli", "emulate", "--arm", "so101"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as double:
-        assert double.stdout is not None
-        arm = arms.drive("so101", double.stdout.readline().strip())
-        arm.connect()
-        state = arm.read()
-        np.testing.assert_allclose(state.q, arm.spec.home, atol=0.05)
-        arm.close()
-        double.send_signal(signal.SIGINT)
-        assert double.wait(30) == 130
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as double:
+        try:
+            assert double.stdout is not None
+            arm = arms.drive("so101", double.stdout.readline().strip())
+            arm.connect()
+            # Its motors were off until now, so that it may have sunk: from here on it stays where it is.
+            np.testing.assert_allclose(arm.read().q, arm.spec.home, atol=0.6)
+            arm.close()
+            double.send_signal(signal.SIGINT)
+            assert double.wait(30) == 130
+        finally:
+            double.kill()  # a failure above must not leave it running, and the test waiting for it
 
 
 @pytest.mark.parametrize(
