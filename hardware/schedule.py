@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -14,11 +15,12 @@ class Schedule:
     def __init__(self, period_s: float) -> None:
         """period_s: between two rows; a row is late once the next one's time has come."""
         self.period_s, self.late = period_s, 0
+        self._taken = -math.inf  # the newest time handed out: each is flown once
         self._rows: deque[Command] = deque()
 
     def replace(self, rows: Sequence[Command], now: float) -> int:
-        """Take a chunk in; returns how many of its rows came too late. Rows whose times do not grow are dropped with them."""
-        fresh, newest = [], now - self.period_s
+        """Take a chunk in; returns how many of its rows came too late. Rows whose times do not grow, or were flown, are dropped with them."""
+        fresh, newest = [], max(now - self.period_s, self._taken)
         for row in rows:
             if row.time > newest:  # False for NaN, too
                 fresh.append(row)
@@ -35,6 +37,7 @@ class Schedule:
         while self._rows and self._rows[0].time <= now:
             self.late += found is not None
             found = self._rows.popleft()
+            self._taken = found.time
         return found
 
     def clear(self) -> None:

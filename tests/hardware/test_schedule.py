@@ -47,6 +47,14 @@ def test_times_that_do_not_grow_are_no_rows() -> None:
     assert [taken(schedule, t) for t in (1.0, 1.1)] == [1, 5]
 
 
+def test_a_row_flown_is_not_flown_again_by_a_chunk_of_the_same_instant() -> None:
+    schedule = Schedule(0.1)
+    schedule.replace([row(1.0, 1), row(1.1, 2)], 1.0)
+    assert taken(schedule, 1.0) == 1
+    assert schedule.replace([row(1.0, 10), row(1.1, 20)], 1.0) == 1
+    assert [taken(schedule, t) for t in (1.0, 1.1)] == [None, 20]
+
+
 @given(st.lists(st.tuples(st.floats(0, 10), st.lists(st.floats(0, 12), max_size=8)), max_size=8))
 def test_time_never_goes_back(chunks: list[tuple[float, list[float]]]) -> None:
     schedule, last = Schedule(0.1), -1.0
