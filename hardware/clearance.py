@@ -40,11 +40,11 @@ class Inside:
         found = self._points(q)
         if found is None:
             return np.full(len(self.reach), np.inf)
-        return np.array([self._room(point) for point in np.reshape(found, (-1, 3))])
-
-    def _room(self, point: np.ndarray) -> float:
-        outside = self.box.distance(point)
-        return -outside if outside else float(min((point - self.box.low).min(), (self.box.high - point).min()))
+        points = np.reshape(found, (-1, 3))
+        rooms = np.minimum(points - self.box.low, self.box.high - points).min(axis=1)
+        for row in np.flatnonzero(rooms < 0.0):
+            rooms[row] = -self.box.distance(points[row])
+        return rooms
 
 
 class Surroundings:
@@ -62,6 +62,13 @@ class Surroundings:
         self._q, self._rooms = q, np.concatenate([c.at(q) for c in self._clearances])
         return self._rooms
 
-    def least(self, q: np.ndarray, further: np.ndarray | float = 0.0) -> np.ndarray:
-        """(R,) [m]: what is surely left wherever an arm is that is at most `further` (J,) [rad] from q."""
-        return self._rooms - self._reach @ (np.abs(q - self._q) + further)
+    def clear(self, low: np.ndarray, high: np.ndarray) -> bool:
+        """Is there surely room at every pose between low and high (J,)? Looks at their middle where what was seen last does not tell."""
+        middle, half = 0.5 * (low + high), 0.5 * (high - low)
+        if (self._rooms >= self._reach @ (np.abs(middle - self._q) + half)).all():
+            return True
+        return bool((self.rooms(middle) >= self._reach @ half).all())
+
+    def least(self, q: np.ndarray) -> np.ndarray:
+        """(R,) [m]: what is surely left at q (J,)."""
+        return self._rooms - self._reach @ np.abs(q - self._q)

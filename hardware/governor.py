@@ -76,6 +76,7 @@ class Governor:
         self.dt = 1.0 / arm.rate_hz
         self.brake_s = float(np.max(arm.v_max / arm.a_max + 2.0 * arm.a_max / arm.j_max))  # longest jerk-limited stop
         self._ramp_s = arm.a_max / arm.j_max
+        self._swing = arm.a_max * self._ramp_s**2 / 6  # how far a joint that is about to turn round may go on first
         # The target may run ahead of the arm by one period and one braking distance; beyond that, in a contact, it is wound up.
         self._reach = arm.v_max * period_s + self._braking_distance(arm.v_max, np.zeros_like(arm.v_max))
         self._action_low = np.asarray(action.low, dtype=np.float32)
@@ -310,7 +311,8 @@ class Governor:
         around = self._surroundings
         if around is None:
             return None
-        if (around.least(setpoint.q, np.abs(self._braking_distance(setpoint.v, setpoint.a))) >= 0.0).all():
+        known = self._way_to_rest(setpoint)
+        if known and around.clear(*self._swept(setpoint.q)):
             self._entry = 0.0
             return None
         depth = np.maximum(0.0, -around.rooms(self._setpoint.q))
@@ -319,19 +321,27 @@ class Governor:
         self._entry = np.minimum(self._entry, depth + slack)
         usual = (0.6 if self._direct else 0.5) * around.tolerance
         allowed = np.maximum(np.maximum(usual, self._entry), depth + 1e-9)
-        for q in self._way_to_rest(setpoint):
+        for q in [self._pose(share) for share in _SHARES] if known else [setpoint.q]:
             if (around.least(q) < -allowed).any() and (around.rooms(q) < -allowed).any():
                 return around.names[int(np.argmin(around.rooms(q) + allowed))]
         return None
 
-    def _way_to_rest(self, setpoint: Setpoint) -> list[np.ndarray]:
-        """Poses (J,) on the way that `_brake` would take, the last one first."""
+    def _way_to_rest(self, setpoint: Setpoint) -> bool:
+        """Plan the way that `_brake` would take; False where Ruckig finds none."""
+        brake = self._brake_input
         scaled = np.array((setpoint.q, setpoint.v, setpoint.a)) / self.arm.v_max
-        brake, way = self._brake_input, self._brake_way
         brake.current_position, brake.current_velocity, brake.current_acceleration = scaled.tolist()
-        if self._ruckig_offline.calculate(brake, way) not in (Result.Working, Result.Finished):
-            return [setpoint.q]
-        return [self.arm.v_max * np.array(way.at_time(share * way.duration)[0]) for share in _SHARES]
+        return self._ruckig_offline.calculate(brake, self._brake_way) in (Result.Working, Result.Finished)
+
+    def _swept(self, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Between which poses (J,) the way to rest lies. (Ruckig's own extrema are wrong for its velocity interface.)"""
+        end = self._pose(1.0)
+        return np.minimum(start, end) - self._swing, np.maximum(start, end) + self._swing
+
+    def _pose(self, share: float) -> np.ndarray:
+        """On the way to rest (J,), at this share of its time."""
+        way = self._brake_way
+        return self.arm.v_max * np.array(way.at_time(share * way.duration)[0])
 
     def _braking_distance(self, v: np.ndarray, a: np.ndarray) -> np.ndarray:
         """How far each joint still travels when it brakes from v, a within its limits; never less than it will be."""

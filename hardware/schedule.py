@@ -19,7 +19,7 @@ class Schedule:
         self._rows: deque[Command] = deque()
 
     def replace(self, rows: Sequence[Command], now: float) -> int:
-        """Take a chunk in; returns how many of its rows came too late. Rows whose times do not grow, or were flown, are dropped with them."""
+        """Take a chunk in; returns how many of its rows came too late. Rows whose times do not grow, or were flown, are dropped."""
         fresh, newest = [], max(now - self.period_s, self._taken)
         for row in rows:
             if row.time > newest:  # False for NaN, too

@@ -108,9 +108,20 @@ def test_what_is_surely_left_is_left() -> None:
     for q in PANDA.spec.home + rng.normal(0, 0.3, (300, 7)):
         anchor = around.rooms(q)
         near = q + rng.uniform(-0.05, 0.05, 7)
-        bound = around.least(q, further=np.full(7, 0.05))
+        bound = around.least(near)
         real = np.concatenate([[Inside("walls", box, geometry.tool, 0.01, geometry.tool_reach).at(near)[0]], Apart(geometry).at(near)])
         assert (real >= bound - 1e-9)[anchor > 0].all()
+
+
+def test_between_two_poses_said_to_be_clear_there_is_room() -> None:
+    geometry = ArmGeometry(PANDA, TABLE_Z)
+    around, rng, clear = Surroundings([Apart(geometry)], 7), np.random.default_rng(4), 0
+    for q in PANDA.spec.home + rng.normal(0, 0.4, (300, 7)):
+        low, high = q - rng.uniform(0, 0.05, 7), q + rng.uniform(0, 0.05, 7)
+        if around.clear(low, high):
+            clear += 1
+            assert all((Apart(geometry).at(rng.uniform(low, high)) >= -1e-9).all() for _ in range(10))
+    assert clear > 30  # it is not always in doubt
 
 
 @ARMS
