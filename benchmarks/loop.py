@@ -88,11 +88,11 @@ def to_motion(robot: SafeRobot, times: int) -> dict[str, float]:
     loop = robot.loop
     assert isinstance(loop, ArmProcess)
     home, found = loop.governor.arm.home, []
-    for k in range(times):
-        goal = home + (STEP_RAD if k % 2 else -STEP_RAD)
+    for _ in range(times):
         for _ in range(12):  # at rest where it is
             robot.send(Command(robot.observe().time, np.append(robot.loop.state.q, 0.5).astype(np.float32), Source.SCRIPTED))
-        start, sent = loop.row().state.q, time.monotonic()
+        start = loop.row().state.q
+        goal, sent = start + np.where(start < home, STEP_RAD, -STEP_RAD), time.monotonic()  # never where it already is
         robot.send(Command(sent, np.append(goal, 0.5).astype(np.float32), Source.SCRIPTED))
         while np.abs((state := loop.row().state).q - start).max() < MOVED_RAD and time.monotonic() < sent + 2:
             time.sleep(0.0005)
