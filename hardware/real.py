@@ -36,7 +36,9 @@ class RealConfig:
     """How a real arm is reached and what it may do."""
 
     address: str = ""
-    """where it is: 192.168.1.10, /dev/ttyACM0, socketcan:can0; see docs/first-arm.md"""
+    """where it is: 192.168.1.10, /dev/ttyACM0, socketcan:can0; see docs/first-arm.md. remote: tcp://HOST:PORT, see docs/serve.md"""
+    server_key: str | None = None
+    """remote: the client.key that its `robolearn serve` made"""
     calibration: str | None = None
     """file of `robolearn calibrate`; none: the arm's own, or the middle of every servo"""
     actions: Literal["joint_pos", "ee_delta"] = "joint_pos"
