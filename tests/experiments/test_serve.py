@@ -13,16 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import hardware
 from hardware import RealConfig, RobotConfig
 from hardware.doubles import launch
 from hardware.network import keys
+from hardware.network.served_robot import ServedRobot
 from hardware.types import HardwareError, Source
 from robolearn.cli import main
 from robolearn.core.errors import UserError
 from robolearn.core.run import read_json
 from robolearn.data.store import EpisodeStore
-from robolearn.experiments import deploy, serve
+from robolearn.experiments import deploy, evaluate, serve
 from tests.experiments.test_deploy import checkpoint, near
+from tests.hardware.network.serving import served
 
 pytest.importorskip("zmq")
 FAKE = RobotConfig("fake:state")
@@ -98,6 +101,17 @@ def test_a_policy_here_a_real_arm_there_and_deploy_between_them(tmp_path: Path) 
     assert read_json(tmp_path / "out/done.json")["episodes"] == 1
 
 
+def test_another_verb_takes_a_remote_robot_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = checkpoint(tmp_path / "policy.pt", FAKE, near(np.array([-0.6, 1.2])))
+    monkeypatch.setattr("robolearn.tasks.task.REAL_S", 2.0)
+    with hardware.open(FAKE) as there, served(ServedRobot(there), tmp_path / "keys") as (address, key_file, lines):
+        robot = RobotConfig("remote", arm=RealConfig(address=address, server_key=str(key_file)))
+        found = evaluate.run(evaluate.Config(checkpoint=policy, out=tmp_path / "out", robot=robot, trials=2, chunk=2, videos=0, threads=1))
+        assert (found.trials, found.successes) == (2, 0)  # it has no world to judge by
+        assert lines == ["a client has come", "the client is gone: closed"]
+        assert there.governor.interventions["stopped"] == 0
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -136,7 +150,6 @@ def test_what_cannot_be_deployed_from_a_server(change: dict, message: str, tmp_p
 def test_another_robots_policy_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     from robolearn.core.checkpoint import load_policy
     from robolearn.runtime.served_policy import ServedPolicy
-    from tests.hardware.network.serving import served
 
     policy = load_policy(checkpoint(tmp_path / "policy.pt", FAKE, near(np.array([-0.6, 1.2]))))
     with served(ServedPolicy(policy, "d"), tmp_path / "keys") as (address, key_file, _):
