@@ -16,6 +16,7 @@ from hardware.robot import SafeRobot
 from hardware.types import HardwareError, RobotSpec
 
 _BODIES = {"robosuite": "hardware.mujoco.robosuite", "pusht": "hardware.pusht", "fake": "hardware.fake"}
+_REMOTE = "remote"
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class RobotConfig:
     """Which body, and how it is set up. None = the body's own choice."""
 
     body: str = "robosuite:Lift"
-    """a real arm by its name (ur5e, so101, fr3, ...), robosuite:<environment> (Lift), robosuite:<environment>:pose (the tool turns as
-    well), robosuite:<environment>:state (no images, the state says where things are), pusht, pusht:state (no images, block pose in the
-    state), fake, fake:state"""
+    """a real arm by its name (ur5e, so101, fr3, ...), remote (a robot that another computer serves), robosuite:<environment> (Lift),
+    robosuite:<environment>:pose (the tool turns as well), robosuite:<environment>:state (no images, the state says where things are),
+    pusht, pusht:state (no images, block pose in the state), fake, fake:state"""
     rate_hz: float | None = None
     """decisions per second [Hz]"""
     image_size: int | None = None
@@ -69,11 +70,20 @@ def spec_of(config: RobotConfig) -> RobotSpec:
     return module.spec(config) if hasattr(module, "spec") else module.build(config).spec
 
 
+def in_real_time(body: str) -> bool:
+    """Does time pass there while one thinks? Of a remote robot it is taken to."""
+    return body == _REMOTE or body in arms.names()
+
+
 def _module(config: RobotConfig) -> ModuleType:
+    if config.body == _REMOTE:
+        return import_module("hardware.remote")
     name = config.body.partition(":")[0]
     if (real := name not in _BODIES) and config.body not in (names := arms.names()):
         valid = "robosuite:<environment>, robosuite:<environment>:pose, robosuite:<environment>:state, pusht, pusht:state, fake, fake:state"
-        raise HardwareError(f"RobotConfig.body: {config.body!r}; valid: {valid}; real arms: {', '.join(names)}")
+        raise HardwareError(f"RobotConfig.body: {config.body!r}; valid: {valid}; real arms: {', '.join(names)}; remote")
+    if config.arm is not None and config.arm.server_key is not None:
+        raise HardwareError(f"RobotConfig.arm.server_key: given, but {config.body} is no remote robot; valid: remote")
     if config.arm is not None and not real:
         raise HardwareError(f"RobotConfig.arm: given, but {config.body} is no real arm; valid: {', '.join(arms.names())}")
     for field, value, low, high, unit in (

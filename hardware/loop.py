@@ -20,6 +20,7 @@ class ArmLoop:
         self.halted = False
         self.state: ArmState  # the newest measurement; from `anchor` on there is one
         self._unwritten: Setpoint | None = None  # planned, not yet with the arm: skipping it would be a jump
+        self._brake: str | None = None
 
     def connect(self) -> None:
         """Connect, and hold the arm where it stands. Raises HardwareError."""
@@ -82,6 +83,10 @@ class ArmLoop:
         if not self.governor.at_rest:
             self.halt()
 
+    def brake(self, reason: str) -> None:
+        """A stop that waits for nobody, from any thread: it begins with the next tick."""
+        self._brake = reason
+
     def run(self, ticks: int, until: Callable[[], bool] = lambda: False) -> None:
         """So many ticks, each at its time; fewer where `until` comes true."""
         due = self.clock.now()
@@ -97,6 +102,9 @@ class ArmLoop:
 
     def tick(self) -> None:
         """Read, govern, write; nothing once halted."""
+        if self._brake is not None:
+            reason, self._brake = self._brake, None
+            self.governor.stop(reason)
         if self.halted:
             return
         if self._unwritten is None:  # else: an exception, Ctrl-C perhaps, came between planning and writing

@@ -20,6 +20,12 @@ from hardware.types import ArmState, Command, HardwareError
 ANSWER_S = 10.0  # an arm that needs longer to connect, to stop or to answer is taken for lost
 
 
+def longest_way_s(governor: Governor | RemoteGovernor) -> float:
+    """From one end of every joint home, at half speed [s]."""
+    arm = governor.arm
+    return 2 * float(np.max((arm.q_max - arm.q_min) / arm.v_max)) + 2 * governor.brake_s
+
+
 class RemoteGovernor:
     """What one may know of the governor in the other process, and the way to it."""
 
@@ -124,9 +130,7 @@ class ArmProcess:
         self._reset()
 
     def go_home(self) -> None:
-        arm = self.governor.arm
-        longest = 2 * float(np.max((arm.q_max - arm.q_min) / arm.v_max)) + 2 * self.governor.brake_s
-        self.ask("go_home", within_s=ANSWER_S + longest)
+        self.ask("go_home", within_s=ANSWER_S + longest_way_s(self.governor))
         self._reset()
 
     def _reset(self) -> None:
@@ -151,9 +155,13 @@ class ArmProcess:
 
     def stop(self, reason: str) -> None:
         """At rest, or halted by the vendor's stop, when this returns. It is heard at the next tick, whatever else is being waited for."""
+        self.brake(reason)
+        self.ask("stop", reason, within_s=ANSWER_S + self.governor.brake_s)
+
+    def brake(self, reason: str) -> None:
+        """As `stop`, without waiting; from any thread."""
         if self._brake is not None:
             self._brake.pull(reason)
-        self.ask("stop", reason, within_s=ANSWER_S + self.governor.brake_s)
 
     def schedule(self, rows: Sequence[Command]) -> int:
         """Commands for times to come (hardware.schedule); returns how many came too late."""

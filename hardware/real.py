@@ -36,7 +36,7 @@ class RealConfig:
     """How a real arm is reached and what it may do."""
 
     address: str = ""
-    """where it is: 192.168.1.10, /dev/ttyACM0, socketcan:can0; see docs/first-arm.md"""
+    """where it is: 192.168.1.10, /dev/ttyACM0, socketcan:can0; see docs/first-arm.md. remote: tcp://HOST:PORT, see docs/serve.md"""
     calibration: str | None = None
     """file of `robolearn calibrate`; none: the arm's own, or the middle of every servo"""
     actions: Literal["joint_pos", "ee_delta"] = "joint_pos"
@@ -51,6 +51,8 @@ class RealConfig:
     """ask for real-time priority, unless the arm's SDK forbids that by busy waiting; without it the loop runs, but later under load"""
     cameras: Mapping[str, CameraConfig] = field(default_factory=dict)
     """name -> camera"""
+    server_key: str | None = None
+    """remote: the client.key that its `robolearn serve` made"""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.speed <= 1.0:

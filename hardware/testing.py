@@ -308,9 +308,7 @@ class RobotContract:
             raise AssertionError("observe() worked on a closed robot")
 
     def _hold(self, robot: SafeRobot, observation: Observation) -> Command:
-        setpoint = robot.governor.setpoint
-        action = robot.governor.kinematics.hold(setpoint.q, setpoint.gripper).astype(np.float32)
-        return Command(observation.time, action, Source.SCRIPTED)
+        return Command(observation.time, robot.hold(), Source.SCRIPTED)
 
     def _check(self, observation: Observation, spec: RobotSpec) -> None:
         assert set(observation.images) == set(spec.cameras)

@@ -30,6 +30,7 @@ VERBS = {
     "evaluate": "measure a policy's success rate, with an interval and videos",
     "finetune": "improve a policy online, safely, with a world model and a planner",
     "deploy": "fly a policy on a robot, recorded, a person watching",
+    "serve": "let another computer ask a policy, or a robot, over an encrypted socket",
     "compare": "set trainings side by side, with a test of their success rates",
     "report": "write one HTML file about a pipeline's runs",
     "calibrate": "walk a person through an arm's calibration, and write it to a file",

@@ -28,6 +28,7 @@ VERBS = [
     "evaluate",
     "finetune",
     "deploy",
+    "serve",
     "compare",
     "report",
     "calibrate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,22 +15,24 @@ from rich.console import Console
 from rich.live import Live
 
 import hardware
-from hardware import RobotConfig, arms
+from hardware import RobotConfig
 from hardware.robot import SafeRobot
 from hardware.teleop.keys import NoKeys, TerminalKeys
 from robolearn.core.checkpoint import load_policy
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.run import Run, read_metrics, require_free
+from robolearn.core.types import Policy
 from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.evaluate import reseed
 from robolearn.evaluation.statistics import success_interval
 from robolearn.experiments.deploy_view import DeployView
-from robolearn.experiments.evaluate import check_fits
-from robolearn.experiments.goals import check_goal, goal_obs
+from robolearn.experiments.evaluate import check_fits, require_fits
+from robolearn.experiments.goals import check_goal, goal_obs, require_goal
 from robolearn.models.precision import Precision
 from robolearn.runtime.async_pilot import AsyncPilot
 from robolearn.runtime.attended import LiveView
 from robolearn.runtime.policy_pilot import PolicyPilot
+from robolearn.runtime.remote_policy import RemotePolicy
 from robolearn.runtime.rollout import rollout
 from robolearn.runtime.watched import WATCHED_KEYS, Watched
 from robolearn.tasks import Task, task_for
@@ -42,7 +45,7 @@ class Config:
     """Run a checkpoint on a robot. Space stops it; s, f, r, q end an episode (success, failure, redo, quit)."""
 
     checkpoint: Path = Path("runs/demo/train/policy.pt")
-    """A policy (robolearn train) or an agent (robolearn finetune)."""
+    """A policy (robolearn train) or an agent (robolearn finetune), or tcp://HOST:PORT where `robolearn serve` has one."""
     out: Path = Path("runs/deploy")
     """Artefact folder: dataset.zarr with every episode flown, metrics.jsonl."""
     robot: RobotConfig = RobotConfig(body="robosuite:Lift")
@@ -64,17 +67,19 @@ class Config:
     goal: str = ""
     """What to reach, for a policy that is told: an instruction, an image file, or STORE#EPISODE, whose last row is meant."""
     precision: Precision = "auto"
-    """Of the policy's answers; auto: bfloat16 where the processor is quicker at it."""
+    """Of the policy's answers; auto: bfloat16 where the processor is quicker at it. Where it is served, its server's."""
     seed: int = 0
     """Of the policy's own noise; in a simulator also of the starts."""
     view_port: int | None = 8642
     """Show the cameras at http://127.0.0.1:PORT; 0: any free port, None: no view."""
     device: str = "cpu"
-    """Where the policy runs: cpu, cuda, cuda:0, mps."""
+    """Where the policy runs: cpu, cuda, cuda:0, mps. Where it is served, its server's."""
     threads: int = 1
     """torch CPU threads."""
     overwrite: bool = False
     """Discard what another config left in `out`."""
+    server_key: Path | None = None
+    """Of a policy that is served: the client.key that its server made."""
 
 
 def run(config: Config) -> None:
@@ -84,15 +89,21 @@ def run(config: Config) -> None:
     if config.seconds is not None and not 0 < config.seconds <= 3600:
         raise UserError(f"seconds: {config.seconds} s; valid: above 0, up to 3600")
     folder = Run(config.out, config, config.overwrite, grows="episodes")
-    check_fits(config.checkpoint, hardware.spec_of(config.robot))
-    check_goal(config.checkpoint, config.goal)
-    if folder.finished():
-        console.print(f"{config.out}: already complete")
-        return
-    torch.set_num_threads(config.threads)
     task = _task(config)
     with ExitStack() as stack:
-        pilot = _pilot(config, stack)
+        remote = _remote(config, stack, console)
+        if remote is None:
+            check_fits(config.checkpoint, hardware.spec_of(config.robot))
+            check_goal(config.checkpoint, config.goal)
+        else:
+            require_fits(remote.address, remote.spec, hardware.spec_of(config.robot))
+            require_goal(remote.address, remote.goal, config.goal)
+        if folder.finished():
+            console.print(f"{config.out}: already complete")
+            return
+        torch.set_num_threads(config.threads)
+        digest = digest_of(config.checkpoint) if remote is None else remote.digest
+        pilot = _pilot(config, load_policy(config.checkpoint, device=config.device) if remote is None else remote, stack)
         robot = stack.enter_context(hardware.open(config.robot))
         keys = TerminalKeys() if sys.stdin.isatty() else NoKeys()
         keys.open()
@@ -102,17 +113,39 @@ def run(config: Config) -> None:
         require_free(config.out, _MIB_PER_EPISODE)
         store = stack.enter_context(_store(config, robot, task))
         console.print(f"{WATCHED_KEYS}{f' · cameras at {view.url}' if view else ''}")
-        won = _fly(config, robot, Watched(pilot, robot, keys, view), task, store, folder, console)
+        won = _fly(config, robot, Watched(pilot, robot, keys, view), task, store, folder, console, digest)
         if len(won) >= config.episodes:
             folder.finish(episodes=len(won), successes=sum(won))
     low, high = (100 * edge for edge in success_interval(sum(won), len(won))) if won else (0.0, 100.0)
     console.print(f"{store.url}: {sum(won)}/{len(won)} successful (95 % interval {low:.0f} to {high:.0f} %)")
 
 
-def _fly(config: Config, robot: SafeRobot, pilot: Watched, task: Task, store: EpisodeStore, folder: Run, console: Console) -> list[bool]:
+def digest_of(checkpoint: Path) -> str:
+    """What an episode's meta calls it."""
+    return hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
+
+
+def _remote(config: Config, stack: ExitStack, console: Console) -> RemotePolicy | None:
+    """The policy, where it is served. Raises UserError for options that are its server's, HardwareError where nobody answers."""
+    address = re.sub("^tcp:/+", "tcp://", str(config.checkpoint))  # a Path has but one of the slashes
+    if not address.startswith("tcp://"):
+        if config.server_key is not None:
+            raise UserError(f"server_key: given, but {config.checkpoint} is a file; valid with a checkpoint such as tcp://gpu:5555")
+        return None
+    if config.server_key is None:
+        raise UserError(f"server_key: missing; expected the client.key that the server at {address} made")
+    if config.precision != "auto" or config.device != "cpu":
+        raise UserError(f"precision, device: are of the server at {address}: robolearn serve --device cuda --precision float32")
+    policy = RemotePolicy(address, config.server_key, console.print)
+    stack.callback(policy.close)
+    return policy
+
+
+def _fly(
+    config: Config, robot: SafeRobot, pilot: Watched, task: Task, store: EpisodeStore, folder: Run, console: Console, digest: str
+) -> list[bool]:
     """Episodes until there are enough, or the person has had enough; whether each succeeded."""
     won = [bool(row["success"]) for row in read_metrics(config.out / "metrics.jsonl") if row["kind"] == "episode"]
-    digest = hashlib.sha256(config.checkpoint.read_bytes()).hexdigest()[:16]
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while (index := len(won)) < config.episodes:
             display = DeployView(robot, index, config.episodes, won, live.update)
@@ -136,12 +169,11 @@ def _task(config: Config) -> Task:
     return Task(task.name, config.instruction or task.instruction, config.seconds or task.time_limit_s)
 
 
-def _pilot(config: Config, stack: ExitStack) -> PolicyPilot:
+def _pilot(config: Config, policy: Policy, stack: ExitStack) -> PolicyPilot:
     """UserError for a chunk, a prefix or a goal that the policy cannot have."""
-    policy = load_policy(config.checkpoint, device=config.device)
     options = {"ensemble": config.ensemble, "prefix": config.prefix, "goal": goal_obs(config.goal, policy), "precision": config.precision}
     try:
-        if not config.asynchronous or config.robot.body not in arms.names():
+        if not config.asynchronous or not hardware.in_real_time(config.robot.body):
             return PolicyPilot(policy, config.chunk, config.seed, **options)
         pilot = AsyncPilot(policy, config.chunk, config.seed, **options)
     except ValueError as error:

@@ -104,7 +104,11 @@ def check_fits(checkpoint: Path, robot: RobotSpec) -> None:
 
     A policy may look at some of the robot's cameras and states only; those must match.
     """
-    wanted = read_header(checkpoint).spec
+    require_fits(str(checkpoint), read_header(checkpoint).spec, robot)
+
+
+def require_fits(checkpoint: str, wanted: RobotSpec, robot: RobotSpec) -> None:
+    """The same where the robot that it was made for is known already."""
     try:
         offered = restrict(robot, list(wanted.cameras), list(wanted.state))
     except UserError:

@@ -18,6 +18,7 @@ from robolearn.data.store import EpisodeStore
 from robolearn.data.tensors import to_batch, to_obs
 from robolearn.data.windows import Windows, restrict
 from robolearn.policies.chunk import ChunkConfig, ChunkPolicy
+from robolearn.runtime.remote_policy import RemotePolicy
 
 SHOWN = {
     "image": "a picture: an image file, or STORE#EPISODE, whose last row is meant",
@@ -49,7 +50,11 @@ def goals_for(config: ChunkConfig, row: GoalRow, stores: Sequence[EpisodeStore])
 def check_goal(checkpoint: Path, goal: str) -> None:
     """UserError: a policy that is told what to reach and was not, or the other way round."""
     config = read_header(checkpoint).config
-    kind = config.goal if isinstance(config, ChunkConfig) else "none"
+    require_goal(str(checkpoint), config.goal if isinstance(config, ChunkConfig) else "none", goal)
+
+
+def require_goal(checkpoint: str, kind: str, goal: str) -> None:
+    """The same where it is known what kind of goal the policy is told."""
     if goal and kind == "none":
         raise UserError(f"goal: {goal!r}; {checkpoint} was trained without goals, leave it out")
     if kind != "none" and not goal:
@@ -61,26 +66,40 @@ def goal_obs(goal: str, policy: Policy) -> Obs | None:
 
     UserError: no such file or episode, another size or robot, another text encoder.
     """
-    if not isinstance(policy, ChunkPolicy) or policy.config.goal == "none":
+    if not isinstance(policy, ChunkPolicy | RemotePolicy) or (kind := _kind(policy)) == "none":
         return None
-    if (language := policy.config.language) is not None:
-        return to_obs({}, np.zeros((1, 1, 0), np.float32), language.build().embed([goal])[:, None])
+    if kind == "language":
+        return to_obs({}, np.zeros((1, 1, 0), np.float32), _embedded(goal, policy)[:, None])
     place, _, episode = goal.rpartition("#")
     if place and episode.isdecimal():
         shown = _last_row(place, int(episode), policy)
-    elif policy.config.goal == "image":
+    elif kind == "image":
         shown = _picture(Path(goal), policy)
     else:
         raise UserError(f"goal: {goal!r}; the policy is told what to reach by {SHOWN['state']}")
-    if policy.config.goal == "state":
+    if kind == "state":
         return shown
+    if isinstance(policy, RemotePolicy):
+        return replace(shown, features=policy.encode(shown))
     policy.eval()
     with torch.no_grad():  # once, and not at every decision
         return replace(shown, features=policy.encode(shown.to(next(policy.parameters()).device)))
 
 
-def _last_row(place: str, episode: int, policy: ChunkPolicy) -> Obs:
-    image = policy.config.goal == "image"
+def _kind(policy: ChunkPolicy | RemotePolicy) -> str:
+    return policy.goal if isinstance(policy, RemotePolicy) else policy.config.goal
+
+
+def _embedded(text: str, policy: ChunkPolicy | RemotePolicy) -> np.ndarray:
+    """(1, E), by the policy's own text encoder."""
+    if isinstance(policy, RemotePolicy):
+        return policy.embed(text)
+    assert policy.config.language is not None
+    return policy.config.language.build().embed([text])
+
+
+def _last_row(place: str, episode: int, policy: ChunkPolicy | RemotePolicy) -> Obs:
+    image = _kind(policy) == "image"
     cameras, state = (list(policy.spec.cameras), []) if image else ([], list(policy.spec.state))
     store = EpisodeStore.open(place)
     if not 0 <= episode < len(store):
@@ -95,7 +114,7 @@ def _last_row(place: str, episode: int, policy: ChunkPolicy) -> Obs:
     return goal
 
 
-def _picture(path: Path, policy: ChunkPolicy) -> Obs:
+def _picture(path: Path, policy: ChunkPolicy | RemotePolicy) -> Obs:
     if len(policy.spec.cameras) != 1:
         raise UserError(f"goal: {path}: one picture; the policy sees {', '.join(policy.spec.cameras)}: STORE#EPISODE shows all of them")
     try:

@@ -110,11 +110,16 @@ class AsyncPilot(PolicyPilot):
         return np.asarray(self._answer(history, decided), np.float32), 1e3 * (perf_counter() - began)
 
     def _take(self, wait: bool, now: float) -> None:
-        """What was thought meanwhile. Raises what the policy raised."""
-        if self._pending is None or not (wait or self._pending.done()):
+        """What was thought meanwhile, if anything: a policy elsewhere may not have answered. Raises what the policy raised."""
+        pending = self._pending
+        if pending is None or not (wait or pending.done()):
             return
-        rows, self._spent_ms = self._pending.result()
-        self._pending = None
+        try:
+            rows, self._spent_ms = pending.result()
+        except NoDecision:
+            return
+        finally:
+            self._pending = None if pending.done() else pending  # Ctrl-C while it waits
         chunk = Chunk(self._asked_at, rows)
         self.late_rows += min(max(round((now - chunk.began) * self.policy.spec.rate_hz), 0), len(rows))
         self._chunks.append(chunk)

@@ -6,8 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain
-from typing import cast
 
 import numpy as np
 import torch
@@ -15,10 +13,9 @@ import torch
 from hardware.types import Command, Observation, Source
 from robolearn.core.types import Obs, Policy
 from robolearn.data.tensors import observation_window
-from robolearn.models.packed import pack
-from robolearn.models.precision import Precision, autocast, halve, has_bfloat16
+from robolearn.models.precision import Precision
 from robolearn.policies._action_space import ActionSpace
-from robolearn.policies.chunk import ChunkPolicy
+from robolearn.runtime.answers import Answers
 from robolearn.runtime.chunk import ChunkRunner, Mean
 from robolearn.runtime.past import PastRecord
 
@@ -52,17 +49,12 @@ class PolicyPilot:
             raise ValueError(f"chunk: {chunk} actions per inference{after}; the policy predicts {policy.horizon}")
         if prefix > (most := getattr(policy, "prefix", 0)):
             raise ValueError(f"prefix: {prefix} actions; {type(policy).__name__} was trained for at most {most}")
-        self.policy = policy.eval()
+        self.policy, self._answers = policy, Answers(policy, precision)
         self.source = source
         space = getattr(policy, "space", None)
         self._runner = ChunkRunner(chunk, prefix, ensemble, None if space is None else _mean_in(space))
-        self._device = next((t.device for t in chain(policy.parameters(), policy.buffers())), torch.device("cpu"))
         self._history: deque[Observation] = deque(maxlen=policy.history)
-        self._half = precision == "bfloat16" or (precision == "auto" and has_bfloat16(self._device))
-        if self._half:
-            halve(policy)
-        pack(policy)
-        self._goal = None if goal is None else goal.to(self._device)
+        self._goal = None if goal is None else goal.to(self._answers.device)
         self._past: PastRecord | None = None
         if getattr(policy, "sees_past", False):
             wanted = target if target is not None else getattr(policy, "target", 0.0)
@@ -111,12 +103,8 @@ class PolicyPilot:
     def _answer(self, history: list[Observation], decided: np.ndarray) -> np.ndarray:
         """The chunk (H, A) for what was seen, oldest first; decided: its first actions (D, A) are flown whatever it says."""
         obs = observation_window(history, self.policy.spec, self.policy.history)
-        obs = replace(obs, goal=self._goal, past=None if self._past is None else self._past.past()).to(self._device)
-        with torch.no_grad(), autocast(self._device, "bfloat16" if self._half else "float32"):
-            if len(decided):
-                prefix = torch.from_numpy(decided)[None].to(self._device)
-                return cast(ChunkPolicy, self.policy).sample(obs, 1, prefix=prefix)[0, 0].cpu().numpy()
-            return self.policy.act(obs)[0].cpu().numpy()
+        past = None if self._past is None else self._past.past()
+        return self._answers.chunk(replace(obs, goal=self._goal, past=past), decided)
 
 
 def _mean_in(space: ActionSpace) -> Mean:

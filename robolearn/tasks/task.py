@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import hardware
 from hardware import arms
 from hardware.robot import SafeRobot
 from hardware.types import Observation
@@ -66,9 +67,9 @@ def task_for(body: str) -> Task:
 
     On a real arm it is whatever the person says. Raises UserError.
     """
-    if body in arms.names():
+    if hardware.in_real_time(body):
         return Task(body, "", REAL_S)
     try:
         return _TASKS[body.removesuffix(":state").removesuffix(":pose")]
     except KeyError:
-        raise UserError(f"body: {body!r} has no task; valid: {', '.join(_TASKS)}, {', '.join(arms.names())}") from None
+        raise UserError(f"body: {body!r} has no task; valid: {', '.join(_TASKS)}, {', '.join(arms.names())}, remote") from None
