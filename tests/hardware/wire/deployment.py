@@ -15,8 +15,9 @@ def main(name: str, address: str, camera: str, path: str) -> None:
     from robolearn.runtime.async_pilot import AsyncPilot
     from robolearn.runtime.rollout import rollout
     from robolearn.tasks import Task
+    from tests.hardware.wire.pilots import MOVING
     from tests.hardware.wire.policies import Sway
-    from tests.hardware.wire.rig import MOVING, away_of, config_of
+    from tests.hardware.wire.rig import away_of, config_of
 
     config, model = config_of(name, address, camera), arms.find(name)[1]
     ends = np.array([np.append(q, 0.5) for q in (away_of(model), model.spec.home)], np.float32)

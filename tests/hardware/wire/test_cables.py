@@ -21,8 +21,9 @@ from robolearn.data.store import EpisodeStore
 from robolearn.runtime.async_pilot import AsyncPilot
 from robolearn.runtime.rollout import rollout
 from tests.hardware.wire.film import SIZE, Film
+from tests.hardware.wire.pilots import MOVING, Again, Cue, Cued, refusal
 from tests.hardware.wire.policies import Elsewhere, Sway
-from tests.hardware.wire.rig import CAMERA_S, LAG_S, LOST_S, MOVING, RATE_HZ, STALE_S, Again, Cue, Cued, Full, Wire, refusal
+from tests.hardware.wire.rig import CAMERA_S, LAG_S, LOST_S, RATE_HZ, STALE_S, Full, Wire
 from tests.hardware.wire.swaying import HORIZON
 from tests.hardware.wire.truth import REST, watched
 
@@ -87,7 +88,7 @@ def test_the_policys_process_is_killed(wire: Wire) -> None:
 def test_the_disk_is_full(wire: Wire, policy: Sway, monkeypatch: pytest.MonkeyPatch) -> None:
     full = Full()
     pull = Pulling(thinking(policy), lambda: monkeypatch.setattr(disk, "os", full))
-    flight = wire.fly(pull, 1.2, lost=UserError, landed=monkeypatch.undo)
+    flight = wire.fly(pull, 2.5, lost=UserError, landed=monkeypatch.undo)
     assert full.refused == 1
     assert flight.stopped == "landed"
 
@@ -116,7 +117,7 @@ def test_the_program_is_killed(wire: Wire, tmp_path: Path) -> None:
     assert wire.panel.contacts == contacts
     with EpisodeStore.open(path) as store:
         assert len(store) == 1
-        assert store.length(0) >= MOVING
+        assert store.length(0) >= 3
     with EpisodeStore.open(path, "a") as store:
         (left,) = store.unfinished
         assert store.length(store.recover(left)) >= MOVING
