@@ -20,7 +20,7 @@ import numpy as np
 import hardware
 from hardware import RealConfig, RobotConfig, arms
 from hardware.arms.model import ArmModel
-from hardware.cameras import CameraConfig
+from hardware.cameras import CameraConfig, ThreadedCamera
 from hardware.doubles import launch
 from hardware.doubles.panel import FAULTS
 from hardware.process import ArmProcess
@@ -126,8 +126,15 @@ class Wire:
         if refusal(lambda: self.process.ask("facts")):
             self.robot.close()
         self.robot.connect()
-        for camera in self.robot.cameras.values():
-            until(lambda camera=camera: not refusal(camera.read))
+        until(self._sees)
+
+    def _sees(self) -> bool:
+        """Frames come as they should again, not only one of them."""
+        camera = self.robot.cameras["top"]
+        assert isinstance(camera, ThreadedCamera)
+        before = camera.time
+        time.sleep(0.12)
+        return 0.0 < camera.time - before < 0.2
 
     def place(self, q: np.ndarray) -> None:
         """Put it there by hand while its motors are stopped, and hold it there."""
