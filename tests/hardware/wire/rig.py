@@ -107,7 +107,7 @@ class Wire:
         limits = self.governor.limits
         assert limits.workspace is not None
         self.wall = float(limits.workspace.high[1])
-        self.robot.connect()
+        until(lambda: not refusal(self.robot.connect))
 
     def switch_off(self) -> None:
         self.robot.close()

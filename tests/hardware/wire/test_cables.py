@@ -129,12 +129,14 @@ def test_the_arm_itself_is_gone(wire: Wire, policy: Sway) -> None:
     """No arm is left to move: its driver says so at once, and the recording is finished like any other."""
     pilot, before = Pulling(thinking(policy), wire.double.kill), len(wire.store)
     pilot.cue = Cue(wire.speed)
-    with wire.store.record() as recording:
-        episode = rollout(wire.robot, pilot, Again(wire.name, "", 5.0), wire.rng, None, recording)
-        assert recording.finish(episode.meta) == before
-    facts, rows, refused = wire.governor.facts, wire.process.history(4000), refusal(lambda: wire.robot.reset(wire.rng))
-    wire.switch_off()
-    wire.switch_on()
+    try:
+        with wire.store.record() as recording:
+            episode = rollout(wire.robot, pilot, Again(wire.name, "", 5.0), wire.rng, None, recording)
+            assert recording.finish(episode.meta) == before
+        facts, rows, refused = wire.governor.facts, wire.process.history(4000), refusal(lambda: wire.robot.reset(wire.rng))
+    finally:
+        wire.switch_off()
+        wire.switch_on()
     killed = pilot.cue.began
     told = next(when for when, what in facts.events if when > killed - 0.1 and str(facts.stopped).startswith(what))
     assert told - killed <= LOST_S + sum(row.late_s for row in rows if killed <= row.time <= told)
