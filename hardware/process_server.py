@@ -174,9 +174,9 @@ class _Server:
     # Requests -------------------------------------------------------------------------------------------------------
 
     def _on_connect(self) -> str:
+        granted = self._realtime() if self.fifo else "not asked for"  # first: an SDK's threads have what they inherit
         self.loop.connect()
         self.connected = True
-        granted = self._realtime() if self.fifo else "not asked for"
         gc.collect()
         gc.freeze()
         gc.disable()

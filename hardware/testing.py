@@ -17,12 +17,14 @@ from hardware.types import Arm, ArmSpec, ArmState, Clock, Command, HardwareError
 class LimitProbe:
     """Stands between SafeRobot and a driver and judges what was actually written, from positions and times alone.
 
-    It shares no code with the governor: velocity and acceleration are finite differences of the positions written, one
-    tick apart. Where nobody wrote for several ticks (a stalled loop, a pilot thinking), the arm is taken to have stopped.
-    `violations` counts "not_finite", "position", "velocity", "acceleration", "workspace"; `setpoints` counts writes.
+    It shares no code with the governor: velocity, acceleration and jerk are finite differences of the positions written,
+    one tick apart. Where nobody wrote for several ticks (a stalled loop, a pilot thinking), the arm is taken to have
+    stopped. `violations` counts what KINDS names; `setpoints` counts those that the driver took.
     """
 
+    KINDS = ("not_finite", "position", "velocity", "acceleration", "jerk", "workspace")
     TOLERANCE = 1e-6  # relative to each limit: rounding
+    JERK_TOLERANCE = 0.01  # rounding divided by a tick's third power, and what little speed counts as rest
 
     def __init__(
         self,
@@ -39,6 +41,7 @@ class LimitProbe:
         self._workspace, self._kinematics, self._workspace_tolerance = workspace, kinematics, workspace_tolerance
         self._measured: np.ndarray | None = None
         self._q: np.ndarray | None = None
+        self._asked = -np.inf
         self.forget()
 
     @classmethod
@@ -54,7 +57,9 @@ class LimitProbe:
 
     def forget(self) -> None:
         """The arm was re-anchored, perhaps elsewhere: it is at rest where it was last measured."""
-        self._q, self._v, self._time = self._measured, np.zeros(len(self.spec.joints)), None
+        rest = np.zeros(len(self.spec.joints))
+        self._q, self._v, self._a = self._measured, rest, None if self._measured is None else rest
+        self._planned = -np.inf, -np.inf
 
     def connect(self) -> None:
         self._arm.connect()
@@ -66,33 +71,51 @@ class LimitProbe:
         self._arm.halt()
 
     def read(self) -> ArmState:
-        state = self._arm.read()
+        try:
+            state = self._arm.read()
+        finally:
+            self._asked = self._clock.now()
         self._measured = np.array(state.q)
         return state
 
     def write(self, q: np.ndarray, gripper: float) -> None:
-        self._judge(np.array(q, dtype=np.float64), gripper)
-        self._arm.write(q, gripper)
-
-    def _judge(self, q: np.ndarray, gripper: float) -> None:
+        given = np.array(q, dtype=np.float64)
+        finite = bool(np.isfinite(given).all() and 0.0 <= gripper <= 1.0)
+        self.violations += Counter(not_finite=not finite)
+        now, before = self._clock.now(), self._planned
+        planned = (self._asked if self._asked > before[1] else now), now  # after the reading, before the writing
+        self._arm.write(q, gripper)  # where it raises, the arm has not got it, and the loop tries the same again
         self.setpoints += 1
-        if not (np.isfinite(q).all() and 0.0 <= gripper <= 1.0):
-            self.violations["not_finite"] += 1
-            return
+        if finite:
+            self._judge(given, shortest=planned[0] - before[1], longest=planned[1] - before[0])
+        self._planned = planned
+
+    def _judge(self, q: np.ndarray, shortest: float, longest: float) -> None:
         outside = np.maximum(0.0, np.maximum(self.spec.q_min - q, q - self.spec.q_max))
         before = np.zeros_like(q) if self._q is None else np.maximum(0.0, np.maximum(self.spec.q_min - self._q, self._q - self.spec.q_max))
         # An arm switched on outside its limits may come in, or stay.
         self._expect("position", outside, before + self.TOLERANCE * (self.spec.q_max - self.spec.q_min))
         self._judge_workspace(q)
-        now, step = self._clock.now(), 1.0 / self.spec.rate_hz
-        if self._time is not None and now - self._time > 3 * step:  # nobody wrote for a while: the arm stands
-            self._v = np.zeros_like(q)
         if self._q is not None:
-            v = (q - self._q) / step
-            self._expect("velocity", np.abs(v), self.spec.v_max * (1 + self.TOLERANCE))
-            self._expect("acceleration", np.abs(v - self._v) / step, self.spec.a_max * (1 + self.TOLERANCE))
-            self._v = v
-        self._q, self._time = q, now
+            self._judge_motion(self._q, q, shortest, longest)
+        self._q = q
+
+    def _judge_motion(self, before: np.ndarray, q: np.ndarray, shortest: float, longest: float) -> None:
+        """After a pause of three ticks the arm stands. On a clock that runs on, only between which bounds a pause was is known;
+        where they lie on both sides of three ticks, either will do."""
+        step, near, spec = 1.0 / self.spec.rate_hz, 1 + self.TOLERANCE, self.spec
+        rest = np.zeros_like(q)
+        goes_on, stands = (self._v, self._a), (rest, rest)
+        v = (q - before) / step
+        outcomes = []
+        for old_v, old_a in [goes_on] * (shortest < 3.001 * step) + [stands] * (longest > 2.999 * step):
+            a = (v - old_v) / step
+            jerk = 0.0 if old_a is None else np.abs(a - old_a) / step
+            too_sudden = (np.abs(a) > spec.a_max * near).any(), (jerk > spec.j_max * (1 + self.JERK_TOLERANCE)).any()
+            outcomes.append((sum(too_sudden), too_sudden, a))
+        _, (acceleration, jerk), self._a = min(outcomes, key=lambda outcome: outcome[0])
+        self._v = v
+        self.violations += Counter(velocity=bool((np.abs(v) > spec.v_max * near).any()), acceleration=bool(acceleration), jerk=bool(jerk))
 
     def _judge_workspace(self, q: np.ndarray) -> None:
         if self._workspace is None or self._kinematics is None:

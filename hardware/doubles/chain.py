@@ -84,7 +84,9 @@ class Chain:
         self._began = now - (due - steps * dt) if due < LONGEST_S else now
         if not steps:
             return
-        if not self.panel.hold:
+        if self.panel.hold:
+            self.data.qvel[:] = 0.0
+        else:
             self._walk(steps)
         way = steps * dt / GRIPPER_S
         if not self.panel.jam:

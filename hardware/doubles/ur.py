@@ -44,6 +44,11 @@ class Controller:
     # RTDE -----------------------------------------------------------------------------------------------------------
 
     def outputs(self) -> dict[str, Value]:
+        """One instant's: a package does not tell of a stopped program before it tells what stopped it."""
+        with self._lock:
+            return self._outputs()
+
+    def _outputs(self) -> dict[str, Value]:
         q, dq, _ = self._chain.measure()
         stopped = self.safety not in (_NORMAL, 2)
         bits = {_PROTECTIVE: 1 << 2, 5: 1 << 4, 6: 1 << 5 | 1 << 7, _EMERGENCY: 1 << 6 | 1 << 7, 8: 1 << 8, _FAULT: 1 << 9}

@@ -193,3 +193,28 @@ def test_with_the_pilots_process_gone_the_arm_comes_to_rest_and_is_closed(tmp_pa
     assert wait(journal.exists)
     assert wait(lambda: journal.read_text().startswith("closed"))
     assert float(journal.read_text().split()[1]) < 0.2
+
+
+class ThreadedArm(WallArm):
+    """Its SDK has a thread, which tells how it is scheduled."""
+
+    def connect(self) -> None:
+        super().connect()
+        sdk = threading.Thread(target=lambda: Path(self.journal).write_text(str(os.sched_getscheduler(0))))
+        sdk.start()
+        sdk.join()
+
+
+def start_threaded(journal: str) -> tuple[WallArm, Governor]:
+    return ThreadedArm(journal), start()[1]
+
+
+def test_the_threads_of_an_sdk_are_as_urgent_as_the_loop(tmp_path: Path) -> None:
+    """Else a busy machine keeps the newest measurement from a loop that is in time for it."""
+    process = ArmProcess(partial(start_threaded, str(tmp_path / "scheduler")), fifo=True)
+    process.connect()
+    scheduler = int((tmp_path / "scheduler").read_text())
+    process.close()
+    if process.realtime != "SCHED_FIFO":
+        pytest.skip(f"real-time priority: {process.realtime}")
+    assert scheduler == os.SCHED_FIFO

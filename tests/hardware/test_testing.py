@@ -33,8 +33,8 @@ def write(probe: LimitProbe, path: np.ndarray, pause: float = 0.0) -> None:
 
 
 def ramp(speed: float, acceleration: float, ticks: int, start: np.ndarray = ARM.home) -> np.ndarray:
-    """Joint 0 accelerates evenly, then goes on at `speed`."""
-    v = np.minimum(acceleration * DT * np.arange(1, ticks + 1), speed)
+    """Joint 0 accelerates evenly, but for five ticks at either end, then goes on at `speed`."""
+    v = np.convolve(np.minimum(acceleration * DT * np.arange(1, ticks + 1), speed), np.full(5, 0.2))[:ticks]
     return start + np.outer(np.cumsum(v) * DT, [1.0, 0.0])
 
 
@@ -50,6 +50,7 @@ def test_motion_within_the_limits_is_no_violation() -> None:
     [
         (ramp(2.1, 9.9, 40), "velocity"),
         (ramp(1.0, 10.1, 20), "acceleration"),
+        (np.array([ARM.home] * 3 + [ARM.home + [0.0, 0.0003]] * 3), "jerk"),
         (ramp(1.0, 9.9, 20)[::4], "acceleration"),
         (np.array([[np.nan, 0.0]]), "not_finite"),
         (np.array([ARM.home + [9.0, 0.0]]), "position"),
@@ -86,4 +87,19 @@ def test_after_a_pause_the_arm_is_taken_to_stand() -> None:
     assert not probe.violations
     probe._clock.sleep_until(probe._clock.now() + 0.2)
     write(probe, probe._q + np.array([[0.01, 0.0]]))  # 1 m/s at once
-    assert probe.violations == {"acceleration": 1}
+    assert probe.violations == {"acceleration": 1, "jerk": 1}
+
+
+def test_what_a_driver_did_not_take_was_not_written() -> None:
+    """The loop tries the same setpoint again; the arm has not stood still for that."""
+    probe = probe_at(ARM.home)
+    write(probe, ramp(1.0, 9.0, 20))
+    arm, following = probe._arm, ramp(1.0, 9.0, 22)[20:]
+    assert isinstance(arm, FakeArm)
+    arm.connected = False
+    with pytest.raises(HardwareError):
+        write(probe, following[:1])
+    arm.connected = True
+    write(probe, following)
+    assert probe.setpoints == 22
+    assert not probe.violations

@@ -74,3 +74,18 @@ def test_a_panel_is_seen_by_its_name_and_knows_its_fields(panel: Panel) -> None:
     other.close()
     with pytest.raises(AttributeError, match="stop; valid: mute"):
         panel.stop = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_an_arm_that_is_held_stands_and_goes_on_from_rest(panel: Panel) -> None:
+    chain = Chain(UR, panel)
+    chain.servo(UR.spec.home + 0.5)
+    while np.abs(chain.measure()[1]).max() < 0.5:
+        time.sleep(0.002)
+    panel.hold = 1
+    time.sleep(0.02)  # ten steps of its physics
+    where, speed, _ = chain.measure()
+    assert np.abs(speed).max() == np.abs(panel.dq).max() == 0.0
+    time.sleep(0.02)
+    np.testing.assert_array_equal(chain.measure()[0], where)
+    panel.hold = 0
+    np.testing.assert_allclose(wait_for(chain, UR.spec.home + 0.5), UR.spec.home + 0.5, atol=0.01)
