@@ -1,6 +1,6 @@
 """One double and one robot of each arm, shared by all tests: they take seconds to start.
 
-These tests run in real time: the loop's process and the double want two cores for themselves. So they are marked `wire`, and run where asked for:
+These tests run in real time: the loop's process and the double want two cores for themselves. So they are marked `wire`; alone, they run by
 make test ARGS="-n 0 -m wire tests/hardware/wire"
 """
 
