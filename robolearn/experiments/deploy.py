@@ -16,7 +16,7 @@ from rich.live import Live
 import hardware
 from hardware import RobotConfig, arms
 from hardware.robot import SafeRobot
-from hardware.teleop.keys import NoKeys, TerminalKeys
+from hardware.teleop.keys import NoKeys, PassedKeys, TerminalKeys
 from robolearn.core.checkpoint import load_policy
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.run import Run, read_metrics, require_free
@@ -24,6 +24,7 @@ from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.evaluate import reseed
 from robolearn.evaluation.statistics import success_interval
 from robolearn.experiments.deploy_view import DeployView
+from robolearn.experiments.devices import Device, LeaderConfig, device
 from robolearn.experiments.evaluate import check_fits
 from robolearn.experiments.goals import check_goal, goal_obs
 from robolearn.models.precision import Precision
@@ -31,6 +32,7 @@ from robolearn.runtime.async_pilot import AsyncPilot
 from robolearn.runtime.attended import LiveView
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.rollout import rollout
+from robolearn.runtime.takeover import Takeover
 from robolearn.runtime.watched import WATCHED_KEYS, Watched
 from robolearn.tasks import Task, task_for
 
@@ -39,7 +41,8 @@ _MIB_PER_EPISODE = 16.0
 
 @dataclass(frozen=True)
 class Config:
-    """Run a checkpoint on a robot. Space stops it; s, f, r, q end an episode (success, failure, redo, quit)."""
+    """Run a checkpoint on a robot. Space stops it; s, f, r, q end an episode (success, failure, redo, quit). With `takeover` a person may
+    take the robot from the policy at any moment, and give it back."""
 
     checkpoint: Path = Path("runs/demo/train/policy.pt")
     """A policy (robolearn train) or an agent (robolearn finetune)."""
@@ -65,6 +68,10 @@ class Config:
     """What to reach, for a policy that is told: an instruction, an image file, or STORE#EPISODE, whose last row is meant."""
     precision: Precision = "auto"
     """Of the policy's answers; auto: bfloat16 where the processor is quicker at it."""
+    takeover: Device | None = None
+    """With what: while its clutch is held (gamepad: left shoulder; leader: c), or while it is moved and half a second longer (keyboard,
+    spacemouse), the person flies, from where the robot is. Let go of, the policy thinks anew."""
+    leader: LeaderConfig = LeaderConfig()
     seed: int = 0
     """Of the policy's own noise; in a simulator also of the starts."""
     view_port: int | None = 8642
@@ -83,6 +90,8 @@ def run(config: Config) -> None:
     require_at_least("episodes", config.episodes, 1, "episodes")
     if config.seconds is not None and not 0 < config.seconds <= 3600:
         raise UserError(f"seconds: {config.seconds} s; valid: above 0, up to 3600")
+    if config.takeover in ("keyboard", "leader") and not sys.stdin.isatty():
+        raise UserError(f"takeover: {config.takeover}: the input is not a terminal; valid without one: spacemouse, gamepad")
     folder = Run(config.out, config, config.overwrite, grows="episodes")
     check_fits(config.checkpoint, hardware.spec_of(config.robot))
     check_goal(config.checkpoint, config.goal)
@@ -97,12 +106,17 @@ def run(config: Config) -> None:
         keys = TerminalKeys() if sys.stdin.isatty() else NoKeys()
         keys.open()
         stack.callback(keys.close)
+        others, help = None, WATCHED_KEYS
+        if config.takeover is not None:
+            others = PassedKeys()
+            operator = stack.enter_context(device(config.takeover, robot, others, config.leader))
+            pilot, help = Takeover(pilot, operator, robot), f"{operator.help} · {WATCHED_KEYS}"
         view = stack.enter_context(LiveView(config.view_port)) if robot.spec.cameras and config.view_port is not None else None
         stack.enter_context(folder)
         require_free(config.out, _MIB_PER_EPISODE)
         store = stack.enter_context(_store(config, robot, task))
-        console.print(f"{WATCHED_KEYS}{f' · cameras at {view.url}' if view else ''}")
-        won = _fly(config, robot, Watched(pilot, robot, keys, view), task, store, folder, console)
+        console.print(f"{help}{f' · cameras at {view.url}' if view else ''}")
+        won = _fly(config, robot, Watched(pilot, robot, keys, view, others), task, store, folder, console)
         if len(won) >= config.episodes:
             folder.finish(episodes=len(won), successes=sum(won))
     low, high = (100 * edge for edge in success_interval(sum(won), len(won))) if won else (0.0, 100.0)
@@ -123,10 +137,10 @@ def _fly(config: Config, robot: SafeRobot, pilot: Watched, task: Task, store: Ep
                     if episode.meta["verdict"] == "quit":
                         break
                     continue
-                meta = {**episode.meta, "operator": "policy", "checkpoint": digest, "instruction": task.instruction, **display.timing()}
+                meta = {**episode.meta, "operator": "policy", "checkpoint": digest, "instruction": task.instruction, **display.facts()}
                 recording.finish(meta, terminal=bool(episode.terminal[-1]))
             won.append(bool(episode.success))
-            row = {name: meta[name] for name in ("success", "length", "interventions", "stopped", "inference_ms", "late_rows")}
+            row = {name: meta[name] for name in ("success", "length", "interventions", "stopped", "inference_ms", "late_rows", "takeovers")}
             folder.log(kind="episode", episode=index, **row)
     return won
 

@@ -24,7 +24,7 @@ class DeployView:
     def __init__(self, robot: SafeRobot, index: int, episodes: int, won: Sequence[bool], show: Callable[[Any], None]) -> None:
         self.robot, self.title, self.won, self.show = robot, f"episode {index + 1} of {episodes}", won, show
         self._at, self._thought = deque[float](maxlen=_SHOWN), list[float]()
-        self._late, self._silent = 0.0, 0
+        self._late, self._silent, self._takeovers, self._flies = 0.0, 0, 0, Source.NONE
 
     def on_step(self, step: Step) -> None:
         notes = step.command.notes
@@ -32,12 +32,15 @@ class DeployView:
         if "inference_ms" in notes and notes.get("chunk_position", 0.0) == 0.0 or not self._thought:
             self._thought.append(notes.get("inference_ms", 0.0))
         self._late = notes.get("late_rows", self._late)
-        self._silent += step.command.source is Source.NONE
+        source = step.command.source
+        self._silent += source is Source.NONE
+        self._takeovers += source is Source.HUMAN and self._flies is not Source.HUMAN
+        self._flies = source
         self.show(self._table(step))
 
-    def timing(self) -> dict[str, float]:
-        """For the episode's meta: median inference [ms], rows that came too late."""
-        return {"inference_ms": float(np.median(self._thought or [0.0])), "late_rows": self._late}
+    def facts(self) -> dict[str, float]:
+        """For the episode's meta: median inference [ms], rows that came too late, how often the person took over."""
+        return {"inference_ms": float(np.median(self._thought or [0.0])), "late_rows": self._late, "takeovers": self._takeovers}
 
     def _table(self, step: Step) -> Table:
         table = Table(title=self.title, show_header=False)

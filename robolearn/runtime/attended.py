@@ -20,28 +20,41 @@ img{width:min(96vw,190vh);image-rendering:pixelated}</style><img src="stream">""
 _SEPARATOR = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
 
 
+class Pace:
+    """Keeps a simulator from running ahead of the wall clock; a real arm never does."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._ahead: float | None = None  # of the wall clock, by which the episode's time began
+
+    def wait(self, observed: float) -> None:
+        """Until that time [s] of the robot's has come."""
+        now = time.monotonic()
+        if self._ahead is None or observed < self._ahead + now:  # too slow for real time: no catching up in a burst
+            self._ahead = observed - now
+        time.sleep(max(0.0, observed - self._ahead - now))
+
+
 class Attended:
     """Hands decisions on to the person's device, each no sooner than its time; shows the cameras on `view`, if any."""
 
     def __init__(self, pilot: Pilot, view: LiveView | None = None) -> None:
-        self.pilot, self.view = pilot, view
-        self._ahead: float | None = None  # of the wall clock, by which the episode's time began
+        self.pilot, self.view, self._pace = pilot, view, Pace()
 
     @property
     def verdict(self) -> str | None:
         return getattr(self.pilot, "verdict", None)
 
     def reset(self) -> None:
-        self._ahead = None
+        self._pace.reset()
         self.pilot.reset()
 
     def decide(self, observation: Observation) -> Command:
         if self.view is not None:
             self.view.show(observation.images)
-        now = time.monotonic()
-        if self._ahead is None or observation.time < self._ahead + now:  # too slow for real time: no catching up in a burst
-            self._ahead = observation.time - now
-        time.sleep(max(0.0, observation.time - self._ahead - now))
+        self._pace.wait(observation.time)
         return self.pilot.decide(observation)
 
 

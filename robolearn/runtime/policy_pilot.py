@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from hardware.types import Command, Observation, Source
-from robolearn.core.types import Obs, Policy
+from robolearn.core.types import Obs, Past, Policy
 from robolearn.data.tensors import observation_window
 from robolearn.models.packed import pack
 from robolearn.models.precision import Precision, autocast, halve, has_bfloat16
@@ -77,17 +77,25 @@ class PolicyPilot:
 
     def reset(self) -> None:
         self._history.clear()
-        self._runner.reset()
-        begin: Callable[[], None] | None = getattr(self.policy, "reset", None)  # a planner forgets the last episode's plan
-        if begin is not None:
-            begin()
         if self._past is not None:
             self._past.reset()
+        self.forget()
 
-    def decide(self, observation: Observation) -> Command:
+    def forget(self) -> None:
+        """Think anew at the next decision. What was seen, done and earned so far is still known."""
+        self._runner.reset()
+        begin: Callable[[], None] | None = getattr(self.policy, "reset", None)  # a planner forgets its plan
+        if begin is not None:
+            begin()
+
+    def watch(self, observation: Observation) -> None:
+        """Keep up with what is seen, where somebody else decides."""
         self._history.append(observation)
         if self._past is not None:
             self._past.begin_row()
+
+    def decide(self, observation: Observation) -> Command:
+        self.watch(observation)
         started = time.perf_counter()
         action = self._runner.next(self._plan)
         notes = {"inference_ms": 1e3 * (time.perf_counter() - started), "chunk_position": float(self._runner.position)}
@@ -106,12 +114,15 @@ class PolicyPilot:
             hear(torch.from_numpy(np.asarray(executed, np.float32)))
 
     def _plan(self, decided: np.ndarray) -> np.ndarray:
-        return self._answer(list(self._history), decided)
+        return self._answer(list(self._history), self._done(), decided)
 
-    def _answer(self, history: list[Observation], decided: np.ndarray) -> np.ndarray:
+    def _done(self) -> Past | None:
+        return None if self._past is None else self._past.past()
+
+    def _answer(self, history: list[Observation], past: Past | None, decided: np.ndarray) -> np.ndarray:
         """The chunk (H, A) for what was seen, oldest first; decided: its first actions (D, A) are flown whatever it says."""
         obs = observation_window(history, self.policy.spec, self.policy.history)
-        obs = replace(obs, goal=self._goal, past=None if self._past is None else self._past.past()).to(self._device)
+        obs = replace(obs, goal=self._goal, past=past).to(self._device)
         with torch.no_grad(), autocast(self._device, "bfloat16" if self._half else "float32"):
             if len(decided):
                 prefix = torch.from_numpy(decided)[None].to(self._device)
