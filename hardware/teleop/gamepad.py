@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from hardware.teleop.keys import Keys, NoKeys
-from hardware.teleop.operator import Jogger, Verdict, shape
+from hardware.teleop.operator import GRIPPER_PER_S, Jogger, Verdict, shape
 from hardware.types import HardwareError, Observation, RobotSpec
 
 DEADZONE = 0.12  # of full deflection: worn sticks do not come back to zero
-GRIPPER_PER_S = 2.0  # of its opening, at a trigger pulled through
 _FULL = 32767.0
 _LEFT_X, _LEFT_Y, _RIGHT_X, _RIGHT_Y, _LEFT_TRIGGER, _RIGHT_TRIGGER = range(6)  # SDL's numbers, whatever the brand
 _DEADMAN = 9  # left shoulder

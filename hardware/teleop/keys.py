@@ -38,7 +38,7 @@ class TerminalKeys:
         if self._fd is None:
             self._fd = sys.stdin.fileno()
         if not os.isatty(self._fd):
-            valid = "--pilot scripted, spacemouse, gamepad or leader"
+            valid = "--pilot scripted, spacemouse, gamepad, browser or leader"
             raise HardwareError(f"keyboard: the input is not a terminal; valid without one: {valid}")
         self._saved = termios.tcgetattr(self._fd)
         tty.setcbreak(self._fd)

@@ -24,12 +24,11 @@ from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.evaluate import reseed
 from robolearn.evaluation.statistics import success_interval
 from robolearn.experiments.deploy_view import DeployView
-from robolearn.experiments.devices import Device, LeaderConfig, device
+from robolearn.experiments.devices import BrowserConfig, Device, Devices, LeaderConfig
 from robolearn.experiments.evaluate import check_fits
 from robolearn.experiments.goals import check_goal, goal_obs
 from robolearn.models.precision import Precision
 from robolearn.runtime.async_pilot import AsyncPilot
-from robolearn.runtime.attended import LiveView
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.rollout import rollout
 from robolearn.runtime.takeover import Takeover
@@ -69,9 +68,10 @@ class Config:
     precision: Precision = "auto"
     """Of the policy's answers; auto: bfloat16 where the processor is quicker at it."""
     takeover: Device | None = None
-    """With what: while its clutch is held (gamepad: left shoulder; leader: c), or while it is moved and half a second longer (keyboard,
-    spacemouse), the person flies, from where the robot is. Let go of, the policy thinks anew."""
+    """With what: while its clutch is held (gamepad: left shoulder; leader: c; browser: a finger), or while it is moved and half a second
+    longer (keyboard, spacemouse), the person flies, from where the robot is. Let go of, the policy thinks anew."""
     leader: LeaderConfig = LeaderConfig()
+    browser: BrowserConfig = BrowserConfig()
     seed: int = 0
     """Of the policy's own noise; in a simulator also of the starts."""
     view_port: int | None = 8642
@@ -91,7 +91,7 @@ def run(config: Config) -> None:
     if config.seconds is not None and not 0 < config.seconds <= 3600:
         raise UserError(f"seconds: {config.seconds} s; valid: above 0, up to 3600")
     if config.takeover in ("keyboard", "leader") and not sys.stdin.isatty():
-        raise UserError(f"takeover: {config.takeover}: the input is not a terminal; valid without one: spacemouse, gamepad")
+        raise UserError(f"takeover: {config.takeover}: the input is not a terminal; valid without one: spacemouse, gamepad, browser")
     folder = Run(config.out, config, config.overwrite, grows="episodes")
     check_fits(config.checkpoint, hardware.spec_of(config.robot))
     check_goal(config.checkpoint, config.goal)
@@ -103,20 +103,11 @@ def run(config: Config) -> None:
     with ExitStack() as stack:
         pilot = _pilot(config, stack)
         robot = stack.enter_context(hardware.open(config.robot))
-        keys = TerminalKeys() if sys.stdin.isatty() else NoKeys()
-        keys.open()
-        stack.callback(keys.close)
-        others, help = None, WATCHED_KEYS
-        if config.takeover is not None:
-            others = PassedKeys()
-            operator = stack.enter_context(device(config.takeover, robot, others, config.leader))
-            pilot, help = Takeover(pilot, operator, robot), f"{operator.help} · {WATCHED_KEYS}"
-        view = stack.enter_context(LiveView(config.view_port)) if robot.spec.cameras and config.view_port is not None else None
+        watched = _watched(config, robot, pilot, console, stack)
         stack.enter_context(folder)
         require_free(config.out, _MIB_PER_EPISODE)
         store = stack.enter_context(_store(config, robot, task))
-        console.print(f"{help}{f' · cameras at {view.url}' if view else ''}")
-        won = _fly(config, robot, Watched(pilot, robot, keys, view, others), task, store, folder, console)
+        won = _fly(config, robot, watched, task, store, folder, console)
         if len(won) >= config.episodes:
             folder.finish(episodes=len(won), successes=sum(won))
     low, high = (100 * edge for edge in success_interval(sum(won), len(won))) if won else (0.0, 100.0)
@@ -162,6 +153,25 @@ def _pilot(config: Config, stack: ExitStack) -> PolicyPilot:
         raise UserError(str(error)) from error
     stack.callback(pilot.close)
     return pilot
+
+
+def _watched(config: Config, robot: SafeRobot, pilot: PolicyPilot, console: Console, stack: ExitStack) -> Watched:
+    """The policy, and the person who watches it, with a device in hand if they wish for one."""
+    keys = TerminalKeys() if sys.stdin.isatty() else NoKeys()
+    keys.open()
+    stack.callback(keys.close)
+    devices = Devices(config.leader, config.browser)
+    view = devices.view(config.takeover, config.view_port) if robot.spec.cameras else None
+    if view is not None:
+        stack.enter_context(view)
+    where = "" if view is None else f" · cameras at {view.url}"
+    if config.takeover is None:
+        console.print(f"{WATCHED_KEYS}{where}")
+        return Watched(pilot, robot, keys, view)
+    others = PassedKeys()
+    operator = devices.open(config.takeover, robot, others, view, stack)
+    console.print(f"{operator.help} · {WATCHED_KEYS}{where}")
+    return Watched(Takeover(pilot, operator, robot), robot, keys, view, others)
 
 
 def _store(config: Config, robot: SafeRobot, task: Task) -> EpisodeStore:

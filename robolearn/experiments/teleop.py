@@ -24,8 +24,8 @@ from robolearn.core.errors import UserError
 from robolearn.core.run import Run, require_free
 from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.video import write_video
-from robolearn.experiments.devices import Device, LeaderConfig, device
-from robolearn.runtime.attended import Attended, LiveView
+from robolearn.experiments.devices import BrowserConfig, Device, Devices, LeaderConfig
+from robolearn.runtime.attended import Attended
 from robolearn.runtime.rollout import Step, rollout
 from robolearn.tasks import MixedOperator, Task, operator_for, task_for
 
@@ -42,7 +42,8 @@ class Config:
     pilot: Literal["scripted", "mixed"] | Device = "scripted"
     """Who drives. scripted: a program that sees the simulator's state; files always call it that. mixed: the same program, of a skill
     drawn anew for each episode and stored with it (0 the clumsiest, 1 as scripted). A person's device holds the arm as soon as it is
-    let go of: no key pressed, the cap at rest, the gamepad's left shoulder button or the leader's clutch released."""
+    let go of: no key pressed, the cap at rest, the gamepad's left shoulder button or the leader's clutch released, no finger on the
+    page."""
     episodes: int = 40
     """Episodes the store shall hold in the end."""
     seed: int = 0
@@ -50,6 +51,7 @@ class Config:
     videos: int = 2
     """Film the first this many episodes."""
     leader: LeaderConfig = LeaderConfig()
+    browser: BrowserConfig = BrowserConfig()
     view_port: int | None = 8642
     """Show a person the cameras at http://127.0.0.1:PORT; 0: any free port, None: no view."""
     recover: bool = False
@@ -162,11 +164,13 @@ def _pilot_for(config: Config, robot: SafeRobot, stack: ExitStack) -> Callable[[
 
         program(np.random.default_rng(0))  # refuses a body without one before anything is written
         return lambda index: program(np.random.default_rng([config.seed, index, 1]))
+    devices = Devices(config.leader, config.browser)
+    view = devices.view(config.pilot, config.view_port) if robot.spec.cameras else None
+    if view is not None:
+        stack.enter_context(view)
     keys = TerminalKeys() if sys.stdin.isatty() else None
-    operator = stack.enter_context(device(config.pilot, robot, keys, config.leader))
-    view = None
-    if robot.spec.cameras and config.view_port is not None:
-        view = stack.enter_context(LiveView(config.view_port))
+    operator = devices.open(config.pilot, robot, keys, view, stack)
+    if view is not None:
         sys.stderr.write(f"cameras: {view.url}\n")
     sys.stderr.write(f"{operator.help} · {EPISODE_KEYS}\n")
     pilot = Attended(operator, view)

@@ -59,19 +59,24 @@ class Attended:
 
 
 class LiveView:
-    """The cameras side by side as moving pictures at http://127.0.0.1:port, for a browser here or at the end of an ssh tunnel."""
+    """The cameras side by side as moving pictures at http://127.0.0.1:port, for a browser here or at the end of an ssh tunnel.
 
-    def __init__(self, port: int = 8642) -> None:
+    host: 0.0.0.0 lets others in, who should need a secret then: a part of the address.
+    """
+
+    def __init__(self, port: int = 8642, host: str = "127.0.0.1", secret: str = "") -> None:
+        self.path = f"/{secret}/" if secret else "/"
         self._frame, self._count, self._fresh = b"", 0, threading.Condition()
         self._closed = False
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+            self._server = ThreadingHTTPServer((host, port), _handler(self))
         except (OSError, OverflowError) as error:
             raise UserError(
                 f"view_port: {port} cannot be used ({getattr(error, 'strerror', None) or error}); 0 picks a free one"
             ) from error
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.port = self._server.server_address[1]
+        self.url = f"http://{host}:{self.port}{self.path}".removesuffix("/")
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
 
     def __enter__(self) -> LiveView:
@@ -106,10 +111,10 @@ class LiveView:
 def _handler(view: LiveView) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path == "/stream":
+            if self.path == f"{view.path}stream":
                 self._stream()
                 return
-            found = self.path == "/"
+            found = self.path == view.path
             self.send_response(200 if found else 404)
             self.send_header("Content-Type", "text/html")
             self.end_headers()
