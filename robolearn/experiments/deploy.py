@@ -75,7 +75,7 @@ class Config:
     seed: int = 0
     """Of the policy's own noise; in a simulator also of the starts."""
     view_port: int | None = 8642
-    """Show the cameras at http://127.0.0.1:PORT; 0: any free port, None: no view."""
+    """Show the cameras, rates and counts at http://127.0.0.1:PORT; 0: any free port, None: no view."""
     device: str = "cpu"
     """Where the policy runs: cpu, cuda, cuda:0, mps."""
     threads: int = 1
@@ -120,7 +120,7 @@ def _fly(config: Config, robot: SafeRobot, pilot: Watched, task: Task, store: Ep
     digest = hashlib.sha256(config.checkpoint.read_bytes()).hexdigest()[:16]
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while (index := len(won)) < config.episodes:
-            display = DeployView(robot, index, config.episodes, won, live.update)
+            display = DeployView(robot, index, config.episodes, won, live.update, pilot.view)
             with store.record() as recording:  # discarded unless it is finished
                 reseed(pilot, config.seed, index)
                 episode = rollout(robot, pilot, task, np.random.default_rng([config.seed, index]), display.on_step, recording)
@@ -161,10 +161,10 @@ def _watched(config: Config, robot: SafeRobot, pilot: PolicyPilot, console: Cons
     keys.open()
     stack.callback(keys.close)
     devices = Devices(config.leader, config.browser)
-    view = devices.view(config.takeover, config.view_port) if robot.spec.cameras else None
+    view = devices.view(config.takeover, config.view_port)
     if view is not None:
         stack.enter_context(view)
-    where = "" if view is None else f" · cameras at {view.url}"
+    where = "" if view is None else f" · watch at {view.url}"
     if config.takeover is None:
         console.print(f"{WATCHED_KEYS}{where}")
         return Watched(pilot, robot, keys, view)

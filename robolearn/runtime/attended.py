@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
@@ -15,8 +16,16 @@ from PIL import Image
 from hardware.types import Command, Observation, Pilot
 from robolearn.core.errors import UserError
 
-_PAGE = b"""<!doctype html><title>robolearn</title><style>body{margin:0;background:#17191c;display:grid;place-items:center;height:100vh}
-img{width:min(96vw,190vh);image-rendering:pixelated}</style><img src="stream">"""
+_PAGE = b"""<!doctype html><meta charset="utf-8"><title>robolearn</title>
+<style>body{margin:0;background:#17191c;color:#e8e8e8;font:16px system-ui,sans-serif;
+display:grid;place-items:center;align-content:center;height:100vh}
+img{width:min(96vw,170vh);image-rendering:pixelated}td{padding:2px 12px}</style><img src="stream"><table id="figures"></table><script>
+setInterval(async () => {
+  const rows = await (await fetch("figures")).json();
+  figures.replaceChildren(...rows.map(row => { const line = document.createElement("tr");
+    line.append(...row.map(text => Object.assign(document.createElement("td"), { textContent: text }))); return line; }));
+}, 300);
+</script>"""
 _SEPARATOR = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
 
 
@@ -61,11 +70,14 @@ class Attended:
 class LiveView:
     """The cameras side by side as moving pictures at http://127.0.0.1:port, for a browser here or at the end of an ssh tunnel.
 
+    `figures`, pairs of a name and what is to be said of it, stand below them; whoever has some puts them there.
+
     host: 0.0.0.0 lets others in, who should need a secret then: a part of the address.
     """
 
     def __init__(self, port: int = 8642, host: str = "127.0.0.1", secret: str = "") -> None:
         self.path = f"/{secret}/" if secret else "/"
+        self.figures: Sequence[tuple[str, str]] = ()
         self._frame, self._count, self._fresh = b"", 0, threading.Condition()
         self._closed = False
         try:
@@ -114,11 +126,12 @@ def _handler(view: LiveView) -> type[BaseHTTPRequestHandler]:
             if self.path == f"{view.path}stream":
                 self._stream()
                 return
-            found = self.path == view.path
-            self.send_response(200 if found else 404)
-            self.send_header("Content-Type", "text/html")
+            pages = {view.path: ("text/html", _PAGE), f"{view.path}figures": ("application/json", json.dumps(view.figures).encode())}
+            kind, body = pages.get(self.path, ("text/plain", b""))
+            self.send_response(200 if body else 404)
+            self.send_header("Content-Type", kind)
             self.end_headers()
-            self.wfile.write(_PAGE if found else b"")
+            self.wfile.write(body)
 
         def _stream(self) -> None:
             self.send_response(200)
