@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hardware import realsense
 from hardware.types import HardwareError
 
 OPEN_S = 10.0  # to the first frame
@@ -18,10 +19,11 @@ FROZEN_S = 1.0  # a sensor's noise changes every frame; the very same bytes for 
 
 @dataclass(frozen=True)
 class CameraConfig:
-    """A camera of OpenCV's: a device, a stream, or a file."""
+    """A camera of OpenCV's: a device, a stream, or a file; or a RealSense."""
 
     source: str = "0"
-    """number or path of a video device (0, /dev/video2), address of a stream (http://host:8080/feed), or a video file"""
+    """number or path of a video device (0, /dev/video2), address of a stream (http://host:8080/feed), a video file, or
+    realsense[:SERIAL]"""
     size: tuple[int, int] = (240, 320)
     """height and width of what the policy sees [px]; the picture is cut to this shape around its middle, then scaled"""
     rate_hz: float = 30.0
@@ -32,10 +34,12 @@ class CameraConfig:
     """a newest frame older than this stops the robot [s]"""
 
     def open(self, name: str) -> ThreadedCamera:
-        return ThreadedCamera(name, self, _frames_of)
+        own = self.source == realsense.NAME or self.source.startswith(f"{realsense.NAME}:")
+        return ThreadedCamera(name, self, realsense.frames if own else _frames_of)
 
 
-Frames = Callable[[str, CameraConfig], Iterator[np.ndarray | None]]  # RGB frames as they come; None where one was lost
+Seen = tuple[np.ndarray, float]  # RGB, and when [s, monotonic]
+Frames = Callable[[str, CameraConfig], Iterator[Seen | None]]  # as they come; None where one was lost
 
 
 class ThreadedCamera:
@@ -86,18 +90,18 @@ class ThreadedCamera:
     def _watch(self) -> None:
         before: np.ndarray | None = None
         try:
-            for raw in self._frames(self.name, self.config):
+            for seen in self._frames(self.name, self.config):
                 if self._ends.is_set():
                     return
-                if raw is None:
+                if seen is None:
                     self.lost += 1
                     continue
-                now = monotonic() - self.config.latency_s
+                raw, time = seen[0], seen[1] - self.config.latency_s
                 frame = fit(raw, self.size)
                 with self._lock:
                     if before is None or not np.array_equal(raw, before):
-                        self._changed = now
-                    self._frame, self.time = frame, now
+                        self._changed = time
+                    self._frame, self.time = frame, time
                 before = raw
             self._error = "the stream ended"
         except Exception as error:
@@ -118,7 +122,7 @@ def fit(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(cut, (size[1], size[0]), interpolation=cv2.INTER_AREA)
 
 
-def _frames_of(name: str, config: CameraConfig) -> Iterator[np.ndarray | None]:
+def _frames_of(name: str, config: CameraConfig) -> Iterator[Seen | None]:
     """Through OpenCV. Raises HardwareError where nothing opens."""
     import cv2
 
@@ -133,7 +137,7 @@ def _frames_of(name: str, config: CameraConfig) -> Iterator[np.ndarray | None]:
         while lost < 100:
             fine, frame = device.read()
             lost = 0 if fine else lost + 1
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if fine else None
+            yield (cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), monotonic()) if fine else None
     finally:
         device.release()
 

@@ -130,6 +130,10 @@ class Governor:
         """The newest one."""
         return self._setpoint
 
+    def commanded(self, now: float) -> np.ndarray:
+        """Joints (J,) that the arm is told to be at: relative actions start here."""
+        return np.clip(self._line(now), self._setpoint.q - self._reach, self._setpoint.q + self._reach)
+
     @property
     def newest(self) -> ArmState | None:
         """The last measurement that was newer than the one before it."""
@@ -159,7 +163,7 @@ class Governor:
             action = np.empty(0)
         refusal = self._refusal(action, command.time, now)
         if refusal is None:
-            q_base = np.clip(self._line(now), self._setpoint.q - self._reach, self._setpoint.q + self._reach)
+            q_base = self.commanded(now)
             action = self._clip_action(action, q_base)
             waypoint = self._waypoint(action, q_base)
             # The pilot is alive, even where it reaches for too much.

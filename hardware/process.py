@@ -38,6 +38,10 @@ class RemoteGovernor:
         """As Governor.admit, judged when it arrives, a tick later at most."""
         return self._process.ask("admit", command)
 
+    def commanded(self, now: float) -> np.ndarray:
+        """As Governor.commanded, when it arrives."""
+        return self._process.ask("commanded")
+
     @property
     def facts(self) -> Facts:
         return self._process.ask("facts")

@@ -206,6 +206,9 @@ class _Server:
     def _on_admit(self, command: Any) -> np.ndarray:
         return self.governor.admit(command, self.loop.clock.now())
 
+    def _on_commanded(self) -> np.ndarray:
+        return self.governor.commanded(self.loop.clock.now())
+
     def _on_schedule(self, rows: list[Any]) -> int:
         return self.schedule.replace(rows, self.loop.clock.now())
 

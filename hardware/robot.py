@@ -156,9 +156,9 @@ class SafeRobot:
         return self.governor.admit(command, self.clock.now())
 
     def hold(self) -> np.ndarray:
-        """The action, float32 (A,), that changes nothing."""
-        setpoint = self.governor.setpoint
-        return self.governor.kinematics.hold(setpoint.q, setpoint.gripper).astype(np.float32)
+        """The action, float32 (A,), that changes nothing of what is commanded: the arm comes to rest there."""
+        governor = self.governor
+        return governor.kinematics.hold(governor.commanded(self.clock.now()), governor.setpoint.gripper).astype(np.float32)
 
     def stop(self, reason: str) -> None:
         """Bring the arm to rest within its limits, latched until reset; the vendor's stop if that fails."""

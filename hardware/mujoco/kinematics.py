@@ -16,10 +16,14 @@ class EeDelta:
     Damped least squares (Wampler 1986) with the spare joint drawn towards home, so that the elbow does not wander:
     0.1 ms per action. mink solves the same problem as a quadratic program; the release that robosuite 1.5 pins needs
     0.5 ms per iteration and three of them, a third of a whole simulated decision with its camera images.
+
+    An arm with fewer than six joints cannot choose place and orientation: it goes where it is told to, and keeps the orientation as far
+    as that leaves it free to.
     """
 
     DAMPING = 1e-2  # m or rad per rad, small against the arm's reach: exact pose wherever the arm can bend
     POSTURE_GAIN = 0.05  # share of the way home per action, in the null space
+    TURN_GAIN = 0.2  # with fewer than six joints: step against the orientation's error per action, in the null space of the position
     ITERATIONS = 30
     TOLERANCE = 1e-6  # m, rad: what each action may miss adds up
     REACHED = 1e-3  # m, rad: further from the goal than this after ITERATIONS, it is out of reach
@@ -29,10 +33,11 @@ class EeDelta:
         self._qpos, self._dof = model.jnt_qposadr[joint_ids], model.jnt_dofadr[joint_ids]
         self._low, self._high = model.jnt_range[joint_ids].T
         self._site, self._home = model.site(site).id, np.array(home, dtype=np.float64)
-        self._jacobian, self._solution = np.zeros((6, model.nv)), np.zeros(6)
+        self._rows = 6 if len(joint_ids) >= 6 else 3  # of the error that has to vanish
+        self._jacobian, self._solution = np.zeros((6, model.nv)), np.zeros(self._rows)
         tool, offset = int(model.site_bodyid[self._site]), float(np.linalg.norm(model.site_pos[self._site]))
         self.reach = reach(model, joint_ids.tolist(), tool, offset)  # of the tool
-        self._damping = self.DAMPING**2 * np.eye(6)
+        self._damping = self.DAMPING**2 * np.eye(self._rows)
         self._forward(self._home)
         self.home_rotation = self._data.site_xmat[self._site].reshape(3, 3).copy()
 
@@ -41,20 +46,22 @@ class EeDelta:
         goal = self.position(q_commanded) + action[:3]
         rotation = self._rotation(action)
         q = np.array(q_commanded, dtype=np.float64)
-        spare = self.POSTURE_GAIN * (self._home - q)
+        spare: np.ndarray | None = None
         for _ in range(self.ITERATIONS):
-            error = self._error(q, goal, rotation)
+            error, turn = np.split(self._error(q, goal, rotation), [self._rows])
             if np.abs(error).max() < self.TOLERANCE:
                 break
             mujoco.mj_comPos(self._model, self._data)
             mujoco.mj_jacSite(self._model, self._data, self._jacobian[:3], self._jacobian[3:], self._site)
-            jacobian = self._jacobian[:, self._dof]
+            jacobian, turning = np.split(self._jacobian[:, self._dof], [self._rows])
+            if spare is None:
+                spare = self.TURN_GAIN * turning.T @ turn if len(turn) else self.POSTURE_GAIN * (self._home - q)
             damped = jacobian @ jacobian.T + self._damping
             mujoco.mju_cholFactor(damped, 0.0)  # not LAPACK: its threads cost 1 ms here when the machine is busy
             mujoco.mju_cholSolve(self._solution, damped, error - jacobian @ spare)
             q = np.clip(q + spare + jacobian.T @ self._solution, self._low, self._high)
             spare = np.zeros_like(q)  # once: it leaks a little into the pose, which the rest mends
-        if np.abs(self._error(q, goal, rotation)).max() > self.REACHED:
+        if np.abs(self._error(q, goal, rotation)[: self._rows]).max() > self.REACHED:
             raise HardwareError(f"action: end effector at {goal.round(3).tolist()} m is out of the arm's reach")
         return q, float(action[-1])
 

@@ -1,1 +1,1 @@
-"""A person at the controls: keyboard, SpaceMouse, leader arm. Each is a Pilot."""
+"""A person at the controls: keyboard, SpaceMouse, gamepad, leader arm, a page in a browser. Each is a Pilot."""

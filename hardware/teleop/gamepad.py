@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from hardware.teleop.keys import NoKeys, TerminalKeys
-from hardware.teleop.operator import EPISODE_KEYS, Jogger, Verdict, shape
+from hardware.teleop.keys import Keys, NoKeys
+from hardware.teleop.operator import GRIPPER_PER_S, Jogger, Verdict, shape
 from hardware.types import HardwareError, Observation, RobotSpec
 
 DEADZONE = 0.12  # of full deflection: worn sticks do not come back to zero
-GRIPPER_PER_S = 2.0  # of its opening, at a trigger pulled through
 _FULL = 32767.0
 _LEFT_X, _LEFT_Y, _RIGHT_X, _RIGHT_Y, _LEFT_TRIGGER, _RIGHT_TRIGGER = range(6)  # SDL's numbers, whatever the brand
 _DEADMAN = 9  # left shoulder
@@ -32,16 +31,16 @@ class Gamepad(Jogger):
 
     help = (
         "hold the left shoulder button, or nothing moves · left stick x, y · right stick z, turn · right trigger closes, left opens · "
-        f"A success · B failure · X redo · back quit · {EPISODE_KEYS}"
+        "A success · B failure · X redo · back quit"
     )
 
-    def __init__(self, spec: RobotSpec, keys: TerminalKeys | NoKeys | None = None) -> None:
+    def __init__(self, spec: RobotSpec, keys: Keys | None = None) -> None:
         super().__init__(spec, NoKeys() if keys is None else keys)
         self._device: Any = None
         self._pump: Callable[[], None] = lambda: None  # takes in what the devices reported
         self._period_s = 1.0 / spec.rate_hz
         self._down: set[int] = set()
-        self._turn = 0.0
+        self._held, self._turn = False, 0.0
 
     def __enter__(self) -> Gamepad:
         self._device, self._pump = _find()
@@ -62,8 +61,8 @@ class Gamepad(Jogger):
         """Raises HardwareError: it was unplugged, or went out of reach."""
         for button in self._pressed():
             self.verdict = _VERDICTS[button]
-        self._turn = 0.0
-        if self.verdict or not self._device.get_button(_DEADMAN):
+        self._held, self._turn = bool(self._device.get_button(_DEADMAN)), 0.0
+        if self.verdict or not self._held:
             return np.zeros(3)
         axes = np.array([self._device.get_axis(axis) for axis in range(6)]) / _FULL
         sticks = shape(axes[:4], DEADZONE)
@@ -74,6 +73,9 @@ class Gamepad(Jogger):
 
     def turn_rad(self, observation: Observation) -> np.ndarray:
         return np.array([0.0, 0.0, self._turn]) * self.jog.limit_rad()
+
+    def clutch(self) -> bool:
+        return self._held
 
     def _pressed(self) -> set[int]:
         """Buttons of an episode's end that went down since the last look."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hardware.teleop.keys import TerminalKeys
-from hardware.teleop.operator import EPISODE_KEYS, Jogger
+from hardware.teleop.keys import Keys, TerminalKeys
+from hardware.teleop.operator import Jogger
 from hardware.types import Observation, RobotSpec
 
 _MOVES = {
@@ -29,10 +29,10 @@ class Keyboard(Jogger):
     A terminal reports no key releases, only repeats, so each report moves for `hold_s` [s] and no longer.
     """
 
-    help = f"arrows: x forward/back, y left/right · u/d or page up/down: z · , . turn · + - speed · {EPISODE_KEYS}"
+    help = "arrows: x forward/back, y left/right · u/d or page up/down: z · , . turn · g gripper · + - speed"
 
-    def __init__(self, spec: RobotSpec, fd: int | None = None, hold_s: float = 0.12, speed: float = 0.5) -> None:
-        super().__init__(spec, TerminalKeys(fd))
+    def __init__(self, spec: RobotSpec, keys: Keys | None = None, hold_s: float = 0.12, speed: float = 0.5) -> None:
+        super().__init__(spec, TerminalKeys() if keys is None else keys)
         self.hold_s, self.speed = hold_s, speed  # speed: share of the robot's largest step
         self._direction, self._until = np.zeros(3), -np.inf
         self._turning, self._turn_until = 0.0, -np.inf

@@ -8,13 +8,22 @@ import select
 import sys
 import termios
 import tty
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from hardware.types import HardwareError
 
 _SEQUENCES = {b"[A": "up", b"[B": "down", b"[C": "right", b"[D": "left", b"[5~": "page_up", b"[6~": "page_down"}
 _TOKEN = re.compile(rb"\x1b([\[O][0-9;]*[A-Za-z~])|([^\x1b])", re.DOTALL)
 _UNFINISHED = re.compile(rb"\x1b([\[O][0-9;]*)?$")
+
+
+@runtime_checkable
+class Keys(Protocol):
+    """Where a device gets what is typed: characters, and names for the arrows and page keys."""
+
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+    def read(self) -> list[str]: ...
 
 
 class TerminalKeys:
@@ -29,7 +38,8 @@ class TerminalKeys:
         if self._fd is None:
             self._fd = sys.stdin.fileno()
         if not os.isatty(self._fd):
-            raise HardwareError("keyboard: the input is not a terminal; valid without one: --pilot scripted, spacemouse, gamepad or leader")
+            valid = "--pilot scripted, spacemouse, gamepad, browser or leader"
+            raise HardwareError(f"keyboard: the input is not a terminal; valid without one: {valid}")
         self._saved = termios.tcgetattr(self._fd)
         tty.setcbreak(self._fd)
 
@@ -40,15 +50,39 @@ class TerminalKeys:
             self._saved = None
 
     def read(self) -> list[str]:
+        """Raises HardwareError where the terminal is gone: nobody could stop the robot with it any more."""
         if self._saved is None or self._fd is None:
             return []
         fresh = b""
-        while select.select([self._fd], [], [], 0)[0] and (data := os.read(self._fd, 1024)):
-            fresh += data
+        try:
+            while select.select([self._fd], [], [], 0)[0]:
+                if not (data := os.read(self._fd, 1024)):
+                    raise OSError("end of input")
+                fresh += data
+        except OSError as error:
+            raise HardwareError(f"keyboard: the terminal is gone ({error.strerror or error})") from error
         keys, self._rest = parse(self._rest + fresh)
         if not fresh:
             self._rest = b""  # a bare Esc never becomes the start of the next arrow
         return keys
+
+
+class PassedKeys:
+    """Keys that somebody else reads first, who passes on what is not meant for them."""
+
+    def __init__(self) -> None:
+        self._typed: list[str] = []
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def put(self, key: str) -> None:
+        self._typed.append(key)
+
+    def read(self) -> list[str]:
+        typed, self._typed = self._typed, []
+        return typed
 
 
 class NoKeys:

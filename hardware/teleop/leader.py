@@ -2,7 +2,8 @@
 
 A robot that takes joint positions repeats the leader's, joint by joint: absolute, so that the two look alike and the leader's own
 stops are felt where the robot's are. Kept offsets would spare it the way to the leader's pose at engaging, but grow with every
-engaging until neither is true any more. So it comes to that pose, slowly, whenever it is engaged, and then follows.
+engaging until neither is true any more. So it comes to that pose, slowly, whenever it is engaged, and then follows. Only where a
+person takes over from a policy in the middle of a motion is the difference kept, until they let go.
 
 A robot that takes steps of its end effector repeats the displacement of the leader's since it was engaged, times `scale`: relative,
 so engaging never jumps, and the two arms need not be alike. Orientation is not followed.
@@ -18,8 +19,8 @@ from hardware import arms
 from hardware.arms.calibrating import HandMoved
 from hardware.arms.model import ArmModel
 from hardware.calibration import Calibration
-from hardware.teleop.keys import NoKeys, TerminalKeys
-from hardware.teleop.operator import EPISODE_KEYS, Jog, Operator
+from hardware.teleop.keys import Keys, NoKeys
+from hardware.teleop.operator import Jog, Operator
 from hardware.types import ArmState, HardwareError, Observation, RobotSpec
 
 APPROACH_RAD_S = 0.4  # a joint on its way to the leader's pose
@@ -79,12 +80,13 @@ class LeaderArm(Operator):
     Without a terminal (keys None) it is engaged from the start of each episode.
     """
 
-    help = f"c engage/release (released, the robot holds) · move the leader arm, its gripper too · {EPISODE_KEYS}"
+    help = "c engage/release · move the leader arm, its gripper too"
 
-    def __init__(self, spec: RobotSpec, leader: Leader, keys: TerminalKeys | NoKeys | None = None, scale: float = 1.0) -> None:
+    def __init__(self, spec: RobotSpec, leader: Leader, keys: Keys | None = None, scale: float = 1.0) -> None:
         """scale: of the end effector's displacement. Raises HardwareError where this leader cannot lead that robot."""
         super().__init__(NoKeys() if keys is None else keys)
         self.leader, self.engaged, self._begins = leader, False, True
+        self._grip: Grip | None = None  # None: the robot's gripper opens as far as the leader's
         if spec.action_mode == "joint_pos":
             if scale != 1.0:
                 raise HardwareError(f"leader.scale: {scale}; valid for a robot that takes joint positions: 1")
@@ -107,8 +109,15 @@ class LeaderArm(Operator):
 
     def reset(self) -> None:
         super().reset()
-        self.engaged, self._begins = isinstance(self.keys, NoKeys), True
+        self.engaged, self._begins, self._grip = isinstance(self.keys, NoKeys), True, None
         self._follower.reset()
+
+    def take(self, action: np.ndarray) -> None:
+        self._begins, self._grip = False, Grip()
+        self.openness = self._follower.take(action)
+
+    def clutch(self) -> bool:
+        return self.engaged
 
     def act(self, observation: Observation, pressed: list[str]) -> np.ndarray:
         if "c" in pressed:
@@ -122,8 +131,28 @@ class LeaderArm(Operator):
             return follower.action(follower.hold(observation), self.openness)
         motion = follower.follow(observation, state)
         if follower.arrived:
-            self.openness = state.gripper
+            self.openness = state.gripper if self._grip is None else self._grip.move(self.openness, state.gripper)
         return follower.action(motion, self.openness)
+
+
+class Grip:
+    """Takes over a gripper that is open otherwise than the leader's: it stays until that one is moved, and then goes with it, so that
+    both reach an end together."""
+
+    STILL = 0.02  # of full opening: nobody moved it
+
+    def __init__(self) -> None:
+        self._leader: float | None = None
+
+    def move(self, openness: float, leader: float) -> float:
+        """How far open the robot's shall be, where it is told to be open by `openness` now; all 0 to 1."""
+        before = leader if self._leader is None else self._leader
+        if self._leader is not None and abs(leader - before) < self.STILL:
+            return openness
+        self._leader = leader
+        if leader < before:
+            return openness * leader / before
+        return 1.0 - (1.0 - openness) * (1.0 - leader) / (1.0 - before) if leader > before else openness
 
 
 class ByJoints:
@@ -147,7 +176,13 @@ class ByJoints:
 
     def reset(self) -> None:
         self._goal: np.ndarray | None = None
+        self._offset: np.ndarray | None = np.zeros(len(self._joints))  # None: the next goal is the last one, wherever the leader is
         self.arrived = False
+
+    def take(self, action: np.ndarray) -> float:
+        """Follow from `action` (A,) on, with the leader's difference to it at that moment. Returns its gripper's opening."""
+        self._goal, self._offset, self.arrived = action[self._joints].astype(np.float64), None, True
+        return float(action[self._gripper[0]]) if self._gripper else 1.0
 
     def release(self) -> None:
         """The next time it is led, it approaches first."""
@@ -160,7 +195,10 @@ class ByJoints:
 
     def follow(self, observation: Observation, state: ArmState) -> np.ndarray:
         """Joints (J,), the leader's, or on the way there; the gripper is led from then on."""
-        led = np.clip(state.q[self._of_leader], self._low[self._joints], self._high[self._joints])
+        led = state.q[self._of_leader]
+        if self._offset is None:
+            self._offset = self._near(observation) - led
+        led = np.clip(led + self._offset, self._low[self._joints], self._high[self._joints])
         if not self.arrived:
             start = self._near(observation)
             goal = start + np.clip(led - start, -self._step, self._step)
@@ -196,6 +234,11 @@ class ByTool:
         self._owed = np.zeros(3)
 
     release = reset
+
+    def take(self, action: np.ndarray) -> float:
+        """Follow from here on. Returns the opening of the gripper in `action` (A,)."""
+        self.reset()
+        return self._jog.openness(action)
 
     def hold(self, observation: Observation) -> np.ndarray:
         """A step (3,) [m], of zeros."""

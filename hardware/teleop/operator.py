@@ -8,12 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from hardware.teleop.keys import NoKeys, TerminalKeys
+from hardware.teleop.keys import Keys
 from hardware.types import Command, HardwareError, Observation, RobotSpec, Source
 
 Verdict = Literal["success", "failure", "discard", "quit"]  # how a person ends an episode
 VERDICTS: dict[str, Verdict] = {"s": "success", "f": "failure", "r": "discard", "q": "quit"}
-EPISODE_KEYS = "space gripper · s success · f failure · r redo (discard) · q quit"
+EPISODE_KEYS = "space or g gripper · s success · f failure · r redo (discard) · q quit"
+GRIPPER_PER_S = 2.0  # of its opening, at a trigger pulled through
+LINGER_S = 0.5  # a device without a clutch is let go of when it was not moved for so long
 
 
 class Jog:
@@ -46,6 +48,11 @@ class Jog:
     def _limit(self, columns: dict[str, int]) -> np.ndarray:
         return np.array([min(-self.low[i], self.high[i]) if (i := columns.get(axis)) is not None else 0.0 for axis in "xyz"])
 
+    def openness(self, action: np.ndarray) -> float:
+        """0 closed to 1 open, of an action (A,); 1 where there is no gripper."""
+        g = self.gripper_index
+        return 1.0 if g is None else float((action[g] - self.low[g]) / (self.high[g] - self.low[g]))
+
     def action(self, step_m: np.ndarray, turn_rad: np.ndarray, openness: float) -> np.ndarray:
         """step_m: (3,) metres; turn_rad: (3,) radians; openness: 0 closed to 1 open. Returns float32 (A,) within the robot's bounds."""
         action = np.zeros(len(self.low))
@@ -62,14 +69,16 @@ class Operator:
     """Base of the devices: episode keys and the gripper toggle. A device says in `act` what the robot does.
 
     verdict: None while the episode goes on; then the loop ends it after the row that is being recorded.
+    holds: in the last decision the person had the robot in hand, as far as the device can tell.
     """
 
-    help = EPISODE_KEYS
+    help = ""  # how to move
 
-    def __init__(self, keys: TerminalKeys | NoKeys) -> None:
+    def __init__(self, keys: Keys) -> None:
         self.keys = keys
         self.verdict: Verdict | None = None
         self.openness = 1.0
+        self.holds, self.moving, self._moved_at = False, False, -np.inf
 
     def __enter__(self) -> Operator:
         self.keys.open()
@@ -80,16 +89,30 @@ class Operator:
 
     def reset(self) -> None:
         self.verdict, self.openness = None, 1.0
+        self.holds, self._moved_at = False, -np.inf
         self.keys.read()  # what was typed between episodes moves nothing
 
+    def take(self, action: np.ndarray) -> None:
+        """What the person does next starts from `action`, float32 (A,), which holds the robot where somebody else has brought it."""
+        raise NotImplementedError
+
     def decide(self, observation: Observation) -> Command:
-        pressed = self.keys.read()
+        pressed, before = self.keys.read(), self.openness
         for key in pressed:
-            if key == " ":
+            if key in (" ", "g"):
                 self.openness = 1.0 - round(self.openness)
             elif key in VERDICTS:
                 self.verdict = VERDICTS[key]
-        return Command(observation.time, self.act(observation, pressed), Source.HUMAN)
+        action = self.act(observation, pressed)
+        if self.moving or self.openness != before:
+            self._moved_at = observation.time
+        clutch = self.clutch()
+        self.holds = observation.time - self._moved_at < LINGER_S - 1e-6 if clutch is None else clutch
+        return Command(observation.time, action, Source.HUMAN)
+
+    def clutch(self) -> bool | None:
+        """Is it held? None: the device has none, and who moves it has the robot."""
+        return None
 
     def act(self, observation: Observation, pressed: list[str]) -> np.ndarray:
         """The action of this decision, float32 (A,) within the robot's bounds; one that holds as soon as there is a verdict."""
@@ -99,13 +122,17 @@ class Operator:
 class Jogger(Operator):
     """A device that says how far to move in `step_m`, and to turn in `turn_rad`."""
 
-    def __init__(self, spec: RobotSpec, keys: TerminalKeys | NoKeys) -> None:
+    def __init__(self, spec: RobotSpec, keys: Keys) -> None:
         super().__init__(keys)
         self.jog = Jog(spec)
+
+    def take(self, action: np.ndarray) -> None:
+        self.openness = self.jog.openness(action)
 
     def act(self, observation: Observation, pressed: list[str]) -> np.ndarray:
         step = np.zeros(3) if self.verdict else self.step_m(observation, pressed)
         turn = np.zeros(3) if self.verdict else self.turn_rad(observation)
+        self.moving = bool(step.any() or turn.any())
         return self.jog.action(step, turn, self.openness)
 
     def step_m(self, observation: Observation, pressed: list[str]) -> np.ndarray:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from hardware.teleop.keys import NoKeys, TerminalKeys
-from hardware.teleop.operator import EPISODE_KEYS, Jogger, shape
+from hardware.teleop.keys import Keys, NoKeys
+from hardware.teleop.operator import Jogger, shape
 from hardware.types import HardwareError, Observation, RobotSpec
 
 DEADZONE = 0.08  # of full deflection: the cap does not rest exactly at zero
@@ -24,9 +24,9 @@ class SpaceMouse(Jogger):
     keys: episode keys typed in the terminal as well, where there is one. device: an open pyspacemouse device; found if None.
     """
 
-    help = f"push the cap to move, turn it to turn · left button gripper · right button success · {EPISODE_KEYS}"
+    help = "push the cap to move, turn it to turn · left button gripper · right button success"
 
-    def __init__(self, spec: RobotSpec, keys: TerminalKeys | NoKeys | None = None, device: Any = None) -> None:
+    def __init__(self, spec: RobotSpec, keys: Keys | None = None, device: Any = None) -> None:
         super().__init__(spec, NoKeys() if keys is None else keys)
         self._device: Any = device
         self._buttons = [0, 0]
@@ -63,13 +63,16 @@ class SpaceMouse(Jogger):
         return shape(self._turned, DEADZONE) * self.jog.limit_rad()
 
     def _newest(self) -> Any:
-        """The state after every queued report."""
-        state, seen = self._device.read(), None
-        for _ in range(_READS):
-            if state.t == seen:
-                break
-            seen = state.t
-            state = self._device.read()
+        """The state after every queued report. Raises HardwareError: it was unplugged."""
+        try:
+            state, seen = self._device.read(), None
+            for _ in range(_READS):
+                if state.t == seen:
+                    break
+                seen = state.t
+                state = self._device.read()
+        except Exception as error:  # each HID binding has an exception of its own
+            raise HardwareError(f"spacemouse: it is gone ({error}); plug it in again") from error
         return state
 
 

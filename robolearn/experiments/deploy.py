@@ -17,7 +17,7 @@ from rich.live import Live
 import hardware
 from hardware import RobotConfig
 from hardware.robot import SafeRobot
-from hardware.teleop.keys import NoKeys, TerminalKeys
+from hardware.teleop.keys import NoKeys, PassedKeys, TerminalKeys
 from robolearn.core.checkpoint import load_policy
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.run import Run, read_metrics, require_free
@@ -26,14 +26,15 @@ from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.evaluate import reseed
 from robolearn.evaluation.statistics import success_interval
 from robolearn.experiments.deploy_view import DeployView
+from robolearn.experiments.devices import BrowserConfig, Device, Devices, LeaderConfig
 from robolearn.experiments.evaluate import check_fits, require_fits
 from robolearn.experiments.goals import check_goal, goal_obs, require_goal
 from robolearn.models.precision import Precision
 from robolearn.runtime.async_pilot import AsyncPilot
-from robolearn.runtime.attended import LiveView
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.remote_policy import RemotePolicy
 from robolearn.runtime.rollout import rollout
+from robolearn.runtime.takeover import Takeover
 from robolearn.runtime.watched import WATCHED_KEYS, Watched
 from robolearn.tasks import Task, task_for
 
@@ -42,7 +43,8 @@ _MIB_PER_EPISODE = 16.0
 
 @dataclass(frozen=True)
 class Config:
-    """Run a checkpoint on a robot. Space stops it; s, f, r, q end an episode (success, failure, redo, quit)."""
+    """Run a checkpoint on a robot. Space stops it; s, f, r, q end an episode (success, failure, redo, quit). With `takeover` a person may
+    take the robot from the policy at any moment, and give it back."""
 
     checkpoint: Path = Path("runs/demo/train/policy.pt")
     """A policy (robolearn train) or an agent (robolearn finetune), or tcp://HOST:PORT where `robolearn serve` has one."""
@@ -68,10 +70,15 @@ class Config:
     """What to reach, for a policy that is told: an instruction, an image file, or STORE#EPISODE, whose last row is meant."""
     precision: Precision = "auto"
     """Of the policy's answers; auto: bfloat16 where the processor is quicker at it. Where it is served, its server's."""
+    takeover: Device | None = None
+    """With what: while its clutch is held (gamepad: left shoulder; leader: c; browser: a finger), or while it is moved and half a second
+    longer (keyboard, spacemouse), the person flies, from where the robot is. Let go of, the policy thinks anew."""
+    leader: LeaderConfig = LeaderConfig()
+    browser: BrowserConfig = BrowserConfig()
     seed: int = 0
     """Of the policy's own noise; in a simulator also of the starts."""
     view_port: int | None = 8642
-    """Show the cameras at http://127.0.0.1:PORT; 0: any free port, None: no view."""
+    """Show the cameras, rates and counts at http://127.0.0.1:PORT; 0: any free port, None: no view."""
     device: str = "cpu"
     """Where the policy runs: cpu, cuda, cuda:0, mps. Where it is served, its server's."""
     threads: int = 1
@@ -88,6 +95,8 @@ def run(config: Config) -> None:
     require_at_least("episodes", config.episodes, 1, "episodes")
     if config.seconds is not None and not 0 < config.seconds <= 3600:
         raise UserError(f"seconds: {config.seconds} s; valid: above 0, up to 3600")
+    if config.takeover in ("keyboard", "leader") and not sys.stdin.isatty():
+        raise UserError(f"takeover: {config.takeover}: the input is not a terminal; valid without one: spacemouse, gamepad, browser")
     folder = Run(config.out, config, config.overwrite, grows="episodes")
     task = _task(config)
     with ExitStack() as stack:
@@ -105,15 +114,11 @@ def run(config: Config) -> None:
         digest = digest_of(config.checkpoint) if remote is None else remote.digest
         pilot = _pilot(config, load_policy(config.checkpoint, device=config.device) if remote is None else remote, stack)
         robot = stack.enter_context(hardware.open(config.robot))
-        keys = TerminalKeys() if sys.stdin.isatty() else NoKeys()
-        keys.open()
-        stack.callback(keys.close)
-        view = stack.enter_context(LiveView(config.view_port)) if robot.spec.cameras and config.view_port is not None else None
+        watched = _watched(config, robot, pilot, console, stack)
         stack.enter_context(folder)
         require_free(config.out, _MIB_PER_EPISODE)
         store = stack.enter_context(_store(config, robot, task))
-        console.print(f"{WATCHED_KEYS}{f' · cameras at {view.url}' if view else ''}")
-        won = _fly(config, robot, Watched(pilot, robot, keys, view), task, store, folder, console, digest)
+        won = _fly(config, robot, watched, task, store, folder, console, digest)
         if len(won) >= config.episodes:
             folder.finish(episodes=len(won), successes=sum(won))
     low, high = (100 * edge for edge in success_interval(sum(won), len(won))) if won else (0.0, 100.0)
@@ -148,7 +153,7 @@ def _fly(
     won = [bool(row["success"]) for row in read_metrics(config.out / "metrics.jsonl") if row["kind"] == "episode"]
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while (index := len(won)) < config.episodes:
-            display = DeployView(robot, index, config.episodes, won, live.update)
+            display = DeployView(robot, index, config.episodes, won, live.update, pilot.view)
             with store.record() as recording:  # discarded unless it is finished
                 reseed(pilot, config.seed, index)
                 episode = rollout(robot, pilot, task, np.random.default_rng([config.seed, index]), display.on_step, recording)
@@ -156,10 +161,10 @@ def _fly(
                     if episode.meta["verdict"] == "quit":
                         break
                     continue
-                meta = {**episode.meta, "operator": "policy", "checkpoint": digest, "instruction": task.instruction, **display.timing()}
+                meta = {**episode.meta, "operator": "policy", "checkpoint": digest, "instruction": task.instruction, **display.facts()}
                 recording.finish(meta, terminal=bool(episode.terminal[-1]))
             won.append(bool(episode.success))
-            row = {name: meta[name] for name in ("success", "length", "interventions", "stopped", "inference_ms", "late_rows")}
+            row = {name: meta[name] for name in ("success", "length", "interventions", "stopped", "inference_ms", "late_rows", "takeovers")}
             folder.log(kind="episode", episode=index, **row)
     return won
 
@@ -180,6 +185,25 @@ def _pilot(config: Config, policy: Policy, stack: ExitStack) -> PolicyPilot:
         raise UserError(str(error)) from error
     stack.callback(pilot.close)
     return pilot
+
+
+def _watched(config: Config, robot: SafeRobot, pilot: PolicyPilot, console: Console, stack: ExitStack) -> Watched:
+    """The policy, and the person who watches it, with a device in hand if they wish for one."""
+    keys = TerminalKeys() if sys.stdin.isatty() else NoKeys()
+    keys.open()
+    stack.callback(keys.close)
+    devices = Devices(config.leader, config.browser)
+    view = devices.view(config.takeover, config.view_port)
+    if view is not None:
+        stack.enter_context(view)
+    where = "" if view is None else f" · watch at {view.url}"
+    if config.takeover is None:
+        console.print(f"{WATCHED_KEYS}{where}")
+        return Watched(pilot, robot, keys, view)
+    others = PassedKeys()
+    operator = devices.open(config.takeover, robot, others, view, stack)
+    console.print(f"{operator.help} · {WATCHED_KEYS}{where}")
+    return Watched(Takeover(pilot, operator, robot), robot, keys, view, others)
 
 
 def _store(config: Config, robot: SafeRobot, task: Task) -> EpisodeStore:

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal while a policy flies: rates, latencies, the governor's state, the count of successes."""
+"""What a person sees while a policy flies, in the terminal and on a page: rates, latencies, the governor's state, successes."""
 
 from __future__ import annotations
 
@@ -9,62 +9,70 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from hardware.robot import SafeRobot
 from hardware.types import Source
 from robolearn.evaluation.statistics import success_interval
+from robolearn.runtime.attended import LiveView
 from robolearn.runtime.rollout import Step
 
 _SHOWN = 50  # decisions that the figures are made of
+STOPPED = "STOPPED: "
 
 
 class DeployView:
-    """One episode's. `on_step` is for rollout; `show` gets a fresh table at every step."""
+    """One episode's figures. `on_step` is for rollout; `show` gets a fresh table at every step, the page the same words."""
 
-    def __init__(self, robot: SafeRobot, index: int, episodes: int, won: Sequence[bool], show: Callable[[Any], None]) -> None:
-        self.robot, self.title, self.won, self.show = robot, f"episode {index + 1} of {episodes}", won, show
+    def __init__(
+        self, robot: SafeRobot, index: int, episodes: int, won: Sequence[bool], show: Callable[[Any], None], page: LiveView | None = None
+    ) -> None:
+        self.robot, self.title, self.won, self.show, self.page = robot, f"episode {index + 1} of {episodes}", won, show, page
         self._at, self._thought = deque[float](maxlen=_SHOWN), list[float]()
-        self._late, self._silent = 0.0, 0
+        self._late, self._silent, self._takeovers, self._flies, self._began = 0.0, 0, 0, Source.NONE, 0.0
 
     def on_step(self, step: Step) -> None:
-        notes = step.command.notes
+        notes, source = step.command.notes, step.command.source
         self._at.append(monotonic())
-        if "inference_ms" in notes and notes.get("chunk_position", 0.0) == 0.0 or not self._thought:
-            self._thought.append(notes.get("inference_ms", 0.0))
+        if "inference_ms" in notes and (notes.get("chunk_position", 0.0) == 0.0 or not self._thought):
+            self._thought.append(notes["inference_ms"])
         self._late = notes.get("late_rows", self._late)
-        self._silent += step.command.source is Source.NONE
-        self.show(self._table(step))
-
-    def timing(self) -> dict[str, float]:
-        """For the episode's meta: median inference [ms], rows that came too late."""
-        return {"inference_ms": float(np.median(self._thought or [0.0])), "late_rows": self._late}
-
-    def _table(self, step: Step) -> Table:
+        self._silent += source is Source.NONE
+        self._takeovers += source is Source.HUMAN and self._flies is not Source.HUMAN
+        self._flies = source
+        if step.index == 0:
+            self._began = step.observation.time
+        figures = self.figures(step)
+        if self.page is not None:
+            self.page.figures = figures
         table = Table(title=self.title, show_header=False)
+        for name, text in figures[1:]:
+            table.add_row(name, Text(text, style="bold red" if text.startswith(STOPPED) else ""))
+        self.show(table)
+
+    def facts(self) -> dict[str, float]:
+        """For the episode's meta: median inference [ms], rows that came too late, how often the person took over."""
+        return {"inference_ms": float(np.median(self._thought or [0.0])), "late_rows": self._late, "takeovers": self._takeovers}
+
+    def figures(self, step: Step) -> list[tuple[str, str]]:
+        """What is to be said after this step: (name, text)."""
         gaps = np.diff(self._at) if len(self._at) > 1 else np.array([1 / self.robot.spec.rate_hz])
-        newest = self._thought[-_SHOWN:]
-        thought = f"{np.median(newest):.0f} ms, at most {max(newest):.0f}; {self._late:.0f} rows too late, {self._silent} silent"
-        table.add_row(
-            "decisions", f"{1 / np.median(gaps):.1f} per second of {self.robot.spec.rate_hz:g}, slowest {1e3 * gaps.max():.0f} ms"
-        )
-        table.add_row("policy", thought)
-        table.add_row("governor", self._governor())
-        table.add_row("episode", f"row {step.index}, {step.observation.time - self._began(step):.1f} s")
+        newest = self._thought[-_SHOWN:] or [0.0]
         wins, flown = sum(self.won), len(self.won)
         low, high = success_interval(wins, flown) if flown else (0.0, 1.0)
-        table.add_row("so far", f"{wins} of {flown} successful (95 %: {100 * low:.0f} to {100 * high:.0f} %)")
-        return table
+        flies = {Source.HUMAN: "the person flies", Source.NONE: "nobody flies"}.get(self._flies, "the policy flies")
+        return [
+            ("", self.title),
+            ("decisions", f"{1 / np.median(gaps):.1f} per second of {self.robot.spec.rate_hz:g}, slowest {1e3 * gaps.max():.0f} ms"),
+            ("policy", f"{np.median(newest):.0f} ms, at most {max(newest):.0f}; {self._late:.0f} rows too late, {self._silent} silent"),
+            ("governor", self._governor()),
+            ("episode", f"row {step.index}, {step.observation.time - self._began:.1f} s; {flies}, taken over {self._takeovers} times"),
+            ("so far", f"{wins} of {flown} successful (95 %: {100 * low:.0f} to {100 * high:.0f} %)"),
+        ]
 
     def _governor(self) -> str:
         governor = self.robot.governor
         if (stopped := governor.stopped) is not None:
-            return f"[bold red]STOPPED: {stopped}[/]"
+            return f"{STOPPED}{stopped}"
         counts = governor.interventions.most_common(4)
         return ", ".join(f"{reason} {count}" for reason, count in counts) or "nothing to change"
-
-    def _began(self, step: Step) -> float:
-        if step.index == 0:
-            self._first = step.observation.time
-        return self._first
-
-    _first = 0.0

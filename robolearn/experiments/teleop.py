@@ -15,39 +15,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import hardware
 from hardware import RobotConfig, arms
-from hardware.calibration import Calibration
 from hardware.real import calibration_of
 from hardware.robot import SafeRobot
-from hardware.teleop.gamepad import Gamepad
-from hardware.teleop.keyboard import Keyboard
 from hardware.teleop.keys import TerminalKeys
-from hardware.teleop.leader import Leader, LeaderArm
-from hardware.teleop.operator import Operator
-from hardware.teleop.spacemouse import SpaceMouse
+from hardware.teleop.operator import EPISODE_KEYS
 from hardware.types import Pilot
 from robolearn.core.errors import UserError
 from robolearn.core.run import Run, require_free
 from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.video import write_video
-from robolearn.runtime.attended import Attended, LiveView
+from robolearn.experiments.devices import BrowserConfig, Device, Devices, LeaderConfig
+from robolearn.runtime.attended import Attended
 from robolearn.runtime.rollout import Step, rollout
 from robolearn.tasks import MixedOperator, Task, operator_for, task_for
 
 _MIB_PER_EPISODE = 4.0  # frames compress about 5:1; a run that cannot end should not start
-
-
-@dataclass(frozen=True)
-class LeaderConfig:
-    """An arm that a person moves, and the robot follows: joint by joint where it takes joint positions, else by its end effector."""
-
-    arm: str = "so101"
-    """Which: the same as the robot, or any that can be moved by hand and has as many joints: so101, koch, gello for a ur5e, ..."""
-    address: str = "/dev/ttyACM0"
-    """Where it is."""
-    calibration: Path | None = None
-    """File of `robolearn calibrate`; none: every servo was mounted in the middle of its turn."""
-    scale: float = 1.0
-    """Robot metres per leader metre, where the robot follows by its end effector."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +39,11 @@ class Config:
     out: Path = Path("runs/demo/teleop")
     """Artefact folder: dataset.zarr, metrics.jsonl, videos/."""
     robot: RobotConfig = RobotConfig(body="robosuite:Lift")
-    pilot: Literal["scripted", "mixed", "keyboard", "spacemouse", "gamepad", "leader"] = "scripted"
+    pilot: Literal["scripted", "mixed"] | Device = "scripted"
     """Who drives. scripted: a program that sees the simulator's state; files always call it that. mixed: the same program, of a skill
     drawn anew for each episode and stored with it (0 the clumsiest, 1 as scripted). A person's device holds the arm as soon as it is
-    let go of: no key pressed, the cap at rest, the gamepad's left shoulder button or the leader's clutch released."""
+    let go of: no key pressed, the cap at rest, the gamepad's left shoulder button or the leader's clutch released, no finger on the
+    page."""
     episodes: int = 40
     """Episodes the store shall hold in the end."""
     seed: int = 0
@@ -68,6 +51,7 @@ class Config:
     videos: int = 2
     """Film the first this many episodes."""
     leader: LeaderConfig = LeaderConfig()
+    browser: BrowserConfig = BrowserConfig()
     view_port: int | None = 8642
     """Show a person the cameras at http://127.0.0.1:PORT; 0: any free port, None: no view."""
     recover: bool = False
@@ -180,25 +164,14 @@ def _pilot_for(config: Config, robot: SafeRobot, stack: ExitStack) -> Callable[[
 
         program(np.random.default_rng(0))  # refuses a body without one before anything is written
         return lambda index: program(np.random.default_rng([config.seed, index, 1]))
-    device = stack.enter_context(_device(config, robot))
-    view = None
-    if robot.spec.cameras and config.view_port is not None:
-        view = stack.enter_context(LiveView(config.view_port))
-        sys.stderr.write(f"cameras: {view.url}\n")
-    sys.stderr.write(f"{device.help}\n")
-    pilot = Attended(device, view)
-    return lambda index: pilot
-
-
-def _device(config: Config, robot: SafeRobot) -> Operator:
+    devices = Devices(config.leader, config.browser)
+    view = devices.view(config.pilot, config.view_port) if robot.spec.cameras else None
+    if view is not None:
+        stack.enter_context(view)
     keys = TerminalKeys() if sys.stdin.isatty() else None
-    match config.pilot:
-        case "keyboard":
-            return Keyboard(robot.spec)
-        case "spacemouse":
-            return SpaceMouse(robot.spec, keys)
-        case "gamepad":
-            return Gamepad(robot.spec, keys)
-    calibration = None if config.leader.calibration is None else Calibration.load(config.leader.calibration)
-    leader = Leader(config.leader.arm, config.leader.address, calibration)
-    return LeaderArm(robot.spec, leader, keys, config.leader.scale)
+    operator = devices.open(config.pilot, robot, keys, view, stack)
+    if view is not None:
+        sys.stderr.write(f"cameras: {view.url}\n")
+    sys.stderr.write(f"{operator.help} · {EPISODE_KEYS}\n")
+    pilot = Attended(operator, view)
+    return lambda index: pilot

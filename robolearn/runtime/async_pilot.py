@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hardware.types import Command, NoDecision, Observation
-from robolearn.core.types import Policy
+from robolearn.core.types import Past, Policy
 from robolearn.runtime.chunk import Mean, plain_mean
 from robolearn.runtime.policy_pilot import PolicyPilot
 
@@ -35,7 +35,7 @@ class AsyncPilot(PolicyPilot):
     A chunk's rows carry times: the first is for the observation it was computed from, so that as many rows as the answer took are past
     when it comes, and are dropped. The next is asked for when `execute` rows of the newest were due, less `ahead`; one at a time. Where
     nothing new comes (a policy that hangs, or died), the last chunk is flown to its end; then there is NoDecision, and the governor stops
-    the robot for silence.
+    the robot for silence. So it does after `forget`, until the first answer is there.
 
     ensemble: the mean of what all chunks say about now, weighted exp(-ensemble i), i = 0 the oldest (ACT, Zhao et al. 2023). prefix: the
     policy is told that many rows which will be flown meanwhile (training-time real-time chunking, Black et al. 2025), and fits its answer
@@ -65,19 +65,23 @@ class AsyncPilot(PolicyPilot):
     def reset(self) -> None:
         if self._pending is not None and not self._pending.cancel():
             self._pending.exception()  # there is one policy: it ends its thought first
-        self._pending = None
-        self._chunks.clear()
-        self.late_rows = 0
+        self.late_rows, self._waits = 0, True
         super().reset()
 
+    def forget(self) -> None:
+        if self._pending is not None:
+            self._pending.cancel()
+            self._pending = None  # what it still thinks of is not heard
+        self._chunks.clear()
+        self._thinker.submit(super().forget)  # after that thought: there is one policy
+
     def decide(self, observation: Observation) -> Command:
-        self._history.append(observation)
+        self.watch(observation)
         now, rate = observation.time, self.policy.spec.rate_hz
-        self._take(wait=not self._chunks, now=now)
+        self._take(wait=self._waits, now=now)
         if self._pending is None and self._is_due(now, rate):
             self._ask(observation, rate)
-            if not self._chunks:
-                self._take(wait=True, now=now)
+            self._take(wait=self._waits, now=now)
         notes = {"inference_ms": self._spent_ms, "late_rows": float(self.late_rows)}
         about_now = [(chunk, row) for chunk in self._chunks if (row := chunk.row(now, rate)) is not None]
         if not about_now:
@@ -103,11 +107,11 @@ class AsyncPilot(PolicyPilot):
         if self.prefix and self._chunks and (row := self._chunks[-1].row(observation.time, rate)) is not None:
             decided = self._chunks[-1].rows[row : row + self.prefix]
         self._asked_at = observation.time
-        self._pending = self._thinker.submit(self._think, list(self._history), decided)
+        self._pending = self._thinker.submit(self._think, list(self._history), self._done(), decided)
 
-    def _think(self, history: list[Observation], decided: np.ndarray) -> tuple[np.ndarray, float]:
+    def _think(self, history: list[Observation], past: Past | None, decided: np.ndarray) -> tuple[np.ndarray, float]:
         began = perf_counter()
-        return np.asarray(self._answer(history, decided), np.float32), 1e3 * (perf_counter() - began)
+        return np.asarray(self._answer(history, past, decided), np.float32), 1e3 * (perf_counter() - began)
 
     def _take(self, wait: bool, now: float) -> None:
         """What was thought meanwhile, if anything: a policy elsewhere may not have answered. Raises what the policy raised."""
@@ -120,9 +124,11 @@ class AsyncPilot(PolicyPilot):
             return
         finally:
             self._pending = None if pending.done() else pending  # Ctrl-C while it waits
+        self._waits = False
         chunk = Chunk(self._asked_at, rows)
         self.late_rows += min(max(round((now - chunk.began) * self.policy.spec.rate_hz), 0), len(rows))
         self._chunks.append(chunk)
 
+    _waits = True  # the answer is an episode's first: the robot rests, and has time
     _asked_at = 0.0
     _spent_ms = 0.0

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hardware.types import Command, Observation, Source
-from robolearn.core.types import Obs, Policy
+from robolearn.core.types import Obs, Past, Policy
 from robolearn.data.tensors import observation_window
 from robolearn.models.precision import Precision
 from robolearn.policies._action_space import ActionSpace
@@ -69,17 +69,25 @@ class PolicyPilot:
 
     def reset(self) -> None:
         self._history.clear()
-        self._runner.reset()
-        begin: Callable[[], None] | None = getattr(self.policy, "reset", None)  # a planner forgets the last episode's plan
-        if begin is not None:
-            begin()
         if self._past is not None:
             self._past.reset()
+        self.forget()
 
-    def decide(self, observation: Observation) -> Command:
+    def forget(self) -> None:
+        """Think anew at the next decision. What was seen, done and earned so far is still known."""
+        self._runner.reset()
+        begin: Callable[[], None] | None = getattr(self.policy, "reset", None)  # a planner forgets its plan
+        if begin is not None:
+            begin()
+
+    def watch(self, observation: Observation) -> None:
+        """Keep up with what is seen, where somebody else decides."""
         self._history.append(observation)
         if self._past is not None:
             self._past.begin_row()
+
+    def decide(self, observation: Observation) -> Command:
+        self.watch(observation)
         started = time.perf_counter()
         action = self._runner.next(self._plan)
         notes = {"inference_ms": 1e3 * (time.perf_counter() - started), "chunk_position": float(self._runner.position)}
@@ -98,12 +106,14 @@ class PolicyPilot:
             hear(torch.from_numpy(np.asarray(executed, np.float32)))
 
     def _plan(self, decided: np.ndarray) -> np.ndarray:
-        return self._answer(list(self._history), decided)
+        return self._answer(list(self._history), self._done(), decided)
 
-    def _answer(self, history: list[Observation], decided: np.ndarray) -> np.ndarray:
+    def _done(self) -> Past | None:
+        return None if self._past is None else self._past.past()
+
+    def _answer(self, history: list[Observation], past: Past | None, decided: np.ndarray) -> np.ndarray:
         """The chunk (H, A) for what was seen, oldest first; decided: its first actions (D, A) are flown whatever it says."""
         obs = observation_window(history, self.policy.spec, self.policy.history)
-        past = None if self._past is None else self._past.past()
         return self._answers.chunk(replace(obs, goal=self._goal, past=past), decided)
 
 

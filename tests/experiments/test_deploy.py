@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import hardware
 from hardware import RealConfig, RobotConfig
 from hardware.cameras import CameraConfig
 from hardware.doubles import launch
+from hardware.teleop.keys import TerminalKeys
 from hardware.types import Source
 from robolearn.core.checkpoint import save_checkpoint
 from robolearn.core.errors import UserError
@@ -77,6 +79,37 @@ def test_on_a_double_through_the_vendors_sdk_with_a_camera(tmp_path: Path) -> No
         assert 0.01 < np.abs(moved).max() < 0.6
 
 
+class Typed(TerminalKeys):
+    """A person who lifts the tool in the middle of the episode, in two places, then says success."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decision = -1
+
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+
+    def read(self) -> list[str]:
+        self.decision += 1
+        return {4: ["u"], 5: ["u"], 16: ["g"], 24: ["s"]}.get(self.decision, [])
+
+
+def test_a_person_takes_over_and_gives_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deploy, "TerminalKeys", Typed)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    robot = RobotConfig("robosuite:Lift:state")
+    policy = checkpoint(tmp_path / "policy.pt", robot, near(np.array([0.0, 0.0, 0.0, 0.5])))
+    deploy.run(deploy.Config(policy, tmp_path / "out", robot, episodes=1, seconds=20.0, view_port=None, takeover="keyboard"))
+    with EpisodeStore.open(tmp_path / "out/dataset.zarr") as store:
+        episode = store.read(0)
+    assert episode.success and episode.meta["takeovers"] == 2 and episode.meta["stopped"] is None
+    human = np.flatnonzero(episode.source == Source.HUMAN).tolist()
+    # Ten decisions a second: the last u is read in row 4 and moves in row 5, too; half a second later the robot is given back.
+    assert human == [*range(3, 10), *range(15, 20)]
+    assert set(episode.source) == {Source.HUMAN, Source.POLICY}
+    assert (episode.action[3:5, 2] > 0).all() and (episode.action[15:20, 3] == 1).all()
+
+
 def _film(path: Path) -> None:
     import cv2
 
@@ -93,6 +126,7 @@ def _film(path: Path) -> None:
         ({"seconds": -1.0}, "seconds: -1.0 s; valid: above 0"),
         ({"chunk": 99}, "chunk: 99 actions per inference"),
         ({"chunk": 4, "prefix": 3}, "prefix: 3 actions"),
+        ({"takeover": "leader"}, "takeover: leader: the input is not a terminal; valid without one: spacemouse"),
     ],
 )
 def test_what_cannot_be_deployed(tmp_path: Path, change: dict, message: str) -> None:

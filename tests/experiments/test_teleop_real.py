@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +19,6 @@ from hardware.types import HardwareError, Source
 from robolearn.data.store import EpisodeStore
 from robolearn.experiments import teleop
 from robolearn.experiments.teleop import Config, LeaderConfig, run
-from tests.hardware.test_cameras import _Stream
 
 pytest.importorskip("scservo_sdk", reason="robolearn[feetech] is not installed")
 pytest.importorskip("cv2")
@@ -50,15 +46,6 @@ class Script(TerminalKeys):
         if now == RELEASE + 1:
             self.leader.place(HOME - 0.4)
         return ["c"] if now in (ENGAGE, RELEASE) else ["s"] if now == RELEASE + 8 else []
-
-
-@pytest.fixture
-def stream() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Stream) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
 
 
 def test_a_leader_teaches_a_follower(tmp_path: Path, stream: str, monkeypatch: pytest.MonkeyPatch) -> None:

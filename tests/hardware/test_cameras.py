@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from hardware.cameras import CameraConfig, ThreadedCamera, fit
+from hardware.cameras import CameraConfig, Seen, ThreadedCamera, fit
 from hardware.fake import FakeArm
 from hardware.types import HardwareError
 from tests.hardware.test_robot import bare
@@ -24,7 +24,7 @@ class Device:
     def __init__(self) -> None:
         self.mode, self.number = "fine", 0
 
-    def frames(self, name: str, config: CameraConfig) -> Iterator[np.ndarray | None]:
+    def frames(self, name: str, config: CameraConfig) -> Iterator[Seen | None]:
         while self.mode != "gone":
             time.sleep(0.005)
             if self.mode == "mute":
@@ -33,7 +33,7 @@ class Device:
                 yield None
                 continue
             self.number += self.mode != "frozen"
-            yield np.full((40, 60, 3), self.number % 250, np.uint8)
+            yield np.full((40, 60, 3), self.number % 250, np.uint8), time.monotonic()
 
 
 def camera_of(device: Device, **values) -> ThreadedCamera:

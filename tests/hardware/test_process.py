@@ -106,6 +106,14 @@ def test_the_arm_moves_while_the_pilot_sleeps(robot: SafeRobot) -> None:
     assert all(later.time > earlier.time for earlier, later in zip(rows, rows[1:], strict=False))
 
 
+def test_holding_is_at_the_pose_that_is_commanded(robot: SafeRobot) -> None:
+    """Where relative actions would start: on the way to a goal while it is on the way, then there."""
+    goal = ARM.home + [0.15, 0.0]
+    go(robot, goal)
+    assert wait(lambda: np.abs(robot.hold() - goal).max() < 1e-6, 5.0)
+    assert go(robot, robot.hold()) == pytest.approx(goal)
+
+
 def test_silence_stops_it_and_a_reset_goes_on(robot: SafeRobot) -> None:
     robot.reset(np.random.default_rng(0))
     go(robot, ARM.home + 0.1)

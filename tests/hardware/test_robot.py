@@ -46,6 +46,20 @@ def test_reset_drives_a_real_arm_home_within_its_limits() -> None:
         assert not robot.governor.interventions
 
 
+def test_holding_in_motion_is_where_it_is_told_to_be_and_it_rests_there() -> None:
+    with bare(FakeArm()) as robot:
+        robot.reset(np.random.default_rng(0))
+        robot.send(Command(robot.observe().time, (ARM.home + [0.1, -0.1]).astype(np.float32), Source.POLICY))
+        robot.observe()
+        np.testing.assert_allclose(robot.hold(), ARM.home + [0.1, -0.1], atol=1e-6)
+        assert np.abs(robot.governor.setpoint.q - robot.hold()).max() > 0.01, "it trails"
+        for _ in range(10):
+            robot.send(Command(robot.clock.now(), robot.hold(), Source.HUMAN))
+            robot.observe()
+        np.testing.assert_allclose(robot.governor.setpoint.q, ARM.home + [0.1, -0.1], atol=1e-5)
+        assert robot.governor.at_rest
+
+
 def test_reset_while_moving_stops_first() -> None:
     arm = FakeArm()
     with bare(arm) as robot:

@@ -102,6 +102,35 @@ def test_a_policy_that_hangs_falls_silent_when_its_chunk_ends_and_comes_back(pol
     assert values(pilot, range(9, 10)) == [8.01]
 
 
+def test_told_to_forget_it_drops_its_chunks_and_what_it_was_thinking_and_does_not_wait(policy: Slow) -> None:
+    pilot = AsyncPilot(policy, execute=3)
+    values(pilot, range(2))
+    policy.free.clear()
+    values(pilot, range(2, 3), settle=False)  # asked of step 2
+    pilot.watch(look(3))  # somebody else flies
+    pilot.forget()
+    with pytest.raises(NoDecision):
+        pilot.decide(look(4))
+    policy.free.set()
+    assert pilot._pending is not None
+    pilot._pending.result(20)
+    assert values(pilot, range(5, 6)) == [4.01]
+
+
+class LooksBack(Slow):
+    sees_past = True
+
+
+def test_a_policy_that_looks_back_is_told_what_was_done() -> None:
+    pilot = AsyncPilot(LooksBack(), execute=3)
+    for step in range(4):
+        pilot.decide(look(step))
+        pilot.feedback(np.full(2, 10 + step, np.float32), 1.0)
+    past = pilot._done()
+    assert past is not None
+    assert past.action[0, -1, 0] == 0 and past.step[0, -1] == 3
+
+
 def test_the_policys_own_error_reaches_the_loop(policy: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
     pilot = AsyncPilot(policy, execute=3)
     values(pilot, range(2))

@@ -1,6 +1,7 @@
 """A person at a simulator: paced by the wall clock, seen through a real HTTP connection."""
 
 import io
+import json
 import urllib.error
 import urllib.request
 
@@ -86,6 +87,9 @@ def test_a_browser_sees_the_newest_frame_and_is_let_go_at_the_end():
     with LiveView(0) as view:
         with urllib.request.urlopen(view.url, timeout=5) as answer:
             assert b'<img src="stream">' in answer.read()
+        view.figures = [("governor", "STOPPED: <operator>")]
+        with urllib.request.urlopen(f"{view.url}/figures", timeout=5) as answer:
+            assert json.load(answer) == [["governor", "STOPPED: <operator>"]]
         Attended(Device(), view).decide(look(0.0, shade=200))
         answer = urllib.request.urlopen(f"{view.url}/stream", timeout=5)
         header = b"".join(answer.readline() for _ in range(4))
@@ -98,6 +102,16 @@ def test_a_browser_sees_the_newest_frame_and_is_let_go_at_the_end():
         missing.value.close()
     assert answer.read() == b"\r\n"
     answer.close()
+
+
+def test_with_a_secret_nothing_is_shown_without_it():
+    with LiveView(0, secret="abc") as view:
+        assert view.url.endswith(f":{view.port}/abc")
+        for path in ("/", "/stream", "/figures"):
+            with pytest.raises(urllib.error.HTTPError) as missing:
+                urllib.request.urlopen(f"http://127.0.0.1:{view.port}{path}", timeout=5)
+            missing.value.close()
+        urllib.request.urlopen(f"{view.url}/", timeout=5).close()
 
 
 def test_a_port_in_use_is_one_line():

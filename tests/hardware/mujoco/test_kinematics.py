@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from hardware import arms
+from hardware.arms.model import TOOL
 from hardware.kinematics import Box
+from hardware.mujoco.apart import ArmGeometry
 from hardware.mujoco.kinematics import EeDelta, EePoseDelta
 from hardware.mujoco.robosuite import TABLE_BOX, TOOL_SITE, start
 from hardware.types import HardwareError
@@ -141,3 +144,20 @@ def test_from_outside_the_box_one_may_only_come_nearer():
     inward, changed = arm.clip(np.array([0.02, 0.02, 0.02, 1.0]), q, box)
     np.testing.assert_allclose(inward[:3], 0.02, atol=1e-9)
     assert not changed
+
+
+def test_an_arm_of_five_joints_goes_where_it_is_told_to_and_turns_as_little_as_it_can():
+    """An SO-101 cannot move sideways and keep its orientation."""
+    so101 = arms.find("so101")[1]
+    geometry = ArmGeometry(so101)
+    five = EeDelta(geometry.model, np.array(geometry.joints), TOOL, so101.spec.home)
+    start = five.position(so101.spec.home)
+    for step in ([0.01, 0.0, 0.0], [0.0, 0.01, 0.0], [0.0, -0.01, 0.0], [0.0, 0.0, 0.01], [0.003, 0.008, -0.004]):
+        q = so101.spec.home
+        for count in range(1, 11):
+            before, (q, _) = q, five.target(np.array([*step, 0.5]), q, 0.0)
+            np.testing.assert_allclose(five.position(q), start + count * np.array(step), atol=1e-5)
+            assert np.abs(q - before).max() < 0.2, "no flip"
+    five._forward(q)
+    turned = five._data.site_xmat[five._site].reshape(3, 3) @ five.home_rotation.T
+    assert np.degrees(np.arccos((np.trace(turned) - 1) / 2)) < 30, "ten centimetres away"

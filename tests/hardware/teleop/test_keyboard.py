@@ -35,7 +35,7 @@ def terminal():
 @pytest.fixture
 def keyboard(terminal):
     master, slave = terminal
-    with Keyboard(SPEC, fd=slave, speed=1.0) as pilot:
+    with Keyboard(SPEC, TerminalKeys(slave), speed=1.0) as pilot:
         pilot.reset()
         yield pilot, lambda text: os.write(master, text)
 
@@ -72,7 +72,7 @@ def test_comma_and_point_turn_a_body_that_turns_and_no_other(terminal, keyboard)
     type_(b",")
     assert not pilot.decide(at(0.0)).action[:3].any()
     turning = replace(SPEC, action=POSE)
-    with Keyboard(turning, fd=terminal[1], speed=1.0) as pilot:
+    with Keyboard(turning, TerminalKeys(terminal[1]), speed=1.0) as pilot:
         pilot.reset()
         for key, sign in ((b",", 1), (b".", -1), (b",.", 0)):
             type_(key)
@@ -148,11 +148,23 @@ def test_parse_drops_unknown_sequences_and_keeps_the_rest():
 def test_the_terminal_is_given_back_even_after_an_error(terminal):
     _, slave = terminal
     before = termios.tcgetattr(slave)
-    with pytest.raises(RuntimeError), Keyboard(SPEC, fd=slave):
+    with pytest.raises(RuntimeError), Keyboard(SPEC, TerminalKeys(slave)):
         assert not termios.tcgetattr(slave)[3] & termios.ICANON
         assert termios.tcgetattr(slave)[3] & termios.ISIG, "Ctrl-C must go on interrupting"
         raise RuntimeError
     assert termios.tcgetattr(slave) == before
+
+
+def test_a_terminal_that_is_gone_is_said():
+    master, slave = os.openpty()
+    keys = TerminalKeys(slave)
+    keys.open()
+    os.write(master, b"u")
+    assert keys.read() == ["u"]
+    os.close(master)
+    with pytest.raises(HardwareError, match="keyboard: the terminal is gone"):
+        keys.read()
+    os.close(slave)
 
 
 def test_no_terminal_is_one_line_that_names_the_choices(tmp_path):

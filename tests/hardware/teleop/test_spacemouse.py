@@ -100,3 +100,16 @@ def test_no_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyspacemouse", None)
     with pytest.raises(HardwareError, match=r"robolearn\[spacemouse\]"), SpaceMouse(SPEC):
         pass
+
+
+def test_unplugged_is_said():
+    device = Device()
+    pilot = SpaceMouse(SPEC, device=device)
+    pilot.reset()
+
+    def gone():
+        raise OSError("read error")
+
+    device.read = gone
+    with pytest.raises(HardwareError, match=r"spacemouse: it is gone \(read error\)"):
+        pilot.decide(NOW)
