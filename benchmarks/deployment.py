@@ -1,10 +1,10 @@
-"""The main job on a real arm's double: what a policy reaches in simulation, does it reach through the vendor's SDK, from cameras, in real time?
+"""The main job on a real arm's double: does a policy reach there, through the vendor's SDK, what it reaches in simulation?
 
     nice -n 5 python benchmarks/deployment.py --arms ur5e so101
 
-Scripted demonstrations of reach:ARM, a policy that sees by two cameras, 30 fresh starts in simulation; then the same 30 goals on the double of
-the arm with its scene: the driver, MJPEG streams, a policy that thinks beside the loop, ten decisions a second of the wall clock, success
-judged by where the double's tool really is. Resumed where it stopped; one JSON line for each arm.
+Scripted demonstrations of reach:ARM, a policy that sees by two cameras, 30 fresh starts in simulation; then the same 30 goals on the
+double of the arm with its scene: the driver, MJPEG streams, a policy that thinks beside the loop, ten decisions a second of the wall
+clock, success judged by where the double's tool really is. Resumed where it stopped; one JSON line for each arm.
 """
 
 from __future__ import annotations

@@ -23,9 +23,10 @@ class RobotConfig:
     """Which body, and how it is set up. None = the body's own choice."""
 
     body: str = "robosuite:Lift"
-    """a real arm by its name (ur5e, so101, fr3, ...), reach:<arm> (that arm in simulation, a ball to reach), robosuite:<environment> (Lift), robosuite:<environment>:pose (the tool turns as
-    well), robosuite:<environment>:state (no images, the state says where things are), pusht, pusht:state (no images, block pose in the
-    state), fake, fake:state"""
+    """a real arm by its name (ur5e, so101, fr3, ...), reach:<arm> (the same in simulation, a ball to reach),
+    robosuite:<environment> (Lift), robosuite:<environment>:pose (the tool turns as well),
+    robosuite:<environment>:state (no images, the state says where things are), pusht, pusht:state (no images, block pose in the state),
+    fake, fake:state"""
     rate_hz: float | None = None
     """decisions per second [Hz]"""
     image_size: int | None = None
@@ -72,7 +73,8 @@ def spec_of(config: RobotConfig) -> RobotSpec:
 def _module(config: RobotConfig) -> ModuleType:
     name = config.body.partition(":")[0]
     if (real := name not in _BODIES) and config.body not in (names := arms.names()):
-        valid = "reach:<arm>, robosuite:<environment>, robosuite:<environment>:pose, robosuite:<environment>:state, pusht, pusht:state, fake, fake:state"
+        simulated = "robosuite:<environment>, robosuite:<environment>:pose, robosuite:<environment>:state, reach:<arm>"
+        valid = f"{simulated}, pusht, pusht:state, fake, fake:state"
         raise HardwareError(f"RobotConfig.body: {config.body!r}; valid: {valid}; real arms: {', '.join(names)}")
     if config.arm is not None and not real and name != "reach":
         raise HardwareError(f"RobotConfig.arm: given, but {config.body} is no real arm; valid: {', '.join(arms.names())}")

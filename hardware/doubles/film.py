@@ -1,4 +1,4 @@
-"""A double's cameras: drawn in a process of their own from what the panel says is true, served as MJPEG over HTTP, as network cameras do."""
+"""A double's cameras: drawn in a process of their own from what the panel says is true, served as network cameras do: MJPEG over HTTP."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Stream:
         try:
             while True:
                 with self._fresh:
-                    self._fresh.wait_for(lambda: self._count > count)
+                    while self._count == count:
+                        self._fresh.wait()
                     jpeg, count = self._jpeg, self._count
                 yield jpeg
         finally:

@@ -69,8 +69,9 @@ class Stage:
 def staged(name: str) -> Stage:
     """The scene of an arm by its name. Raises HardwareError: no such arm, or one that gets nowhere by steps of its tool."""
     arm = arms.find(name)[1]
-    joints, usable = [(model := arm.compile()).joint(joint).id for joint in arm.spec.joints], (arm.spec.q_min + MARGIN, arm.spec.q_max - MARGIN)
-    kinematics = EeDelta(model, np.array(joints), TOOL, arm.spec.home, usable)
+    model, usable = arm.compile(), (arm.spec.q_min + MARGIN, arm.spec.q_max - MARGIN)
+    joints = np.array([model.joint(joint).id for joint in arm.spec.joints])
+    kinematics = EeDelta(model, joints, TOOL, arm.spec.home, usable)
     goals = _goals(arm, kinematics)
     near = 0.1 * float((goals.high - goals.low).max())  # 3 cm for an arm with all the room it may want
     mjcf = _mjcf(arm, kinematics, goals, near)

@@ -37,7 +37,9 @@ def operator_for(robot: SafeRobot, rng: np.random.Generator) -> Pilot:
     """The scripted operator for what `robot` is; all its noise, moods and mistakes come from `rng`. Raises UserError."""
     name = robot.spec.name
     if robot.world is None:
-        raise UserError(f"pilot: a scripted operator needs a simulator's state, {name!r} has none; valid: a person's device, or reach:{name}")
+        raise UserError(
+            f"pilot: a scripted operator needs a simulator's state, {name!r} has none; valid: a person's device, or reach:{name}"
+        )
     if name in arms.names() and robot.spec.action_mode != "ee_delta":
         raise UserError(f"robot.arm.actions: {robot.spec.action_mode}; the scripted operator of reach:{name} needs ee_delta")
     try:
