@@ -15,10 +15,9 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 import hardware
 from hardware import RealConfig, RobotConfig
@@ -26,17 +25,13 @@ from hardware.cameras import CameraConfig
 from hardware.doubles import Double, launch
 from hardware.robot import SafeRobot
 from hardware.types import Observation, Source
-from robolearn.core.checkpoint import load_policy
-from robolearn.core.config import load_config
 from robolearn.core.files import append_line
-from robolearn.data.episode import Episode
-from robolearn.evaluation.evaluate import reseed
-from robolearn.evaluation.statistics import fisher_p, success_interval
-from robolearn.experiments import evaluate, teleop, train
-from robolearn.runtime.async_pilot import AsyncPilot
-from robolearn.runtime.rollout import rollout
 from robolearn.tasks import Outcome, Task, task_for
 
+if TYPE_CHECKING:
+    from robolearn.data.episode import Episode
+
+# The processes of arm, double and cameras import this file, too: torch and what needs it come in with the functions below.
 SPEED = {"so101": 0.5}  # share of its limits, as configs/robots/so101.yaml has it; others: 0.3
 
 
@@ -69,6 +64,11 @@ def on_double(robot: RobotConfig, double: Double) -> RobotConfig:
 
 def fly(arm: str, checkpoint: Path, asked: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
     """The trials on the double, those that `out` has among them."""
+    from robolearn.core.checkpoint import load_policy
+    from robolearn.evaluation.evaluate import reseed
+    from robolearn.runtime.async_pilot import AsyncPilot
+    from robolearn.runtime.rollout import rollout
+
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = [trial for trial in done if trial["checkpoint"] == digest]
@@ -95,14 +95,20 @@ def facts(episode: Episode) -> dict[str, Any]:
         "success": bool(episode.success),
         "length": len(episode),
         "seconds": float(np.ptp(episode.time)),
-        "inference_ms": answers[np.isfinite(answers)].round(1).tolist(),
+        "inference_ms": answers[np.isfinite(answers)].astype(np.float64).round(1).tolist(),
         "late_rows": float(np.nanmax(episode.notes["late_rows"])),
         "silent": int((episode.source == Source.NONE).sum()),
         "stopped": episode.meta["stopped"],
+        "max_reward": round(episode.meta["max_reward"], 3),
+        "interventions": episode.meta["interventions"],
     }
 
 
 def run(arm: str, asked: argparse.Namespace) -> dict[str, Any]:
+    from robolearn.core.config import load_config
+    from robolearn.evaluation.statistics import fisher_p, success_interval
+    from robolearn.experiments import evaluate, teleop, train
+
     folder, robot = asked.out / arm, robot_of(arm)
     flights = folder / f"seed_{asked.seed}"
     teleop.run(teleop.Config(out=folder / "teleop", robot=robot, pilot="scripted", episodes=asked.demonstrations, seed=0, videos=0))
@@ -146,7 +152,7 @@ if __name__ == "__main__":
     words.add_argument("--chunk", type=int, default=8)
     words.add_argument("--out", type=Path, default=Path("runs/deployment"))
     given = words.parse_args()
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of torch, which is not here yet
     given.out.mkdir(parents=True, exist_ok=True)
     for name in given.arms:
         line = json.dumps(run(name, given))
