@@ -13,7 +13,8 @@ import argparse
 import hashlib
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +24,19 @@ import hardware
 from hardware import RealConfig, RobotConfig
 from hardware.cameras import CameraConfig
 from hardware.doubles import Double, launch
+from hardware.process import ArmProcess
 from hardware.robot import SafeRobot
-from hardware.types import Observation, Source
+from hardware.types import HardwareError, Observation, Source
 from robolearn.core.files import append_line
 from robolearn.tasks import Outcome, Task, task_for
 
 if TYPE_CHECKING:
     from robolearn.data.episode import Episode
+    from robolearn.runtime.rollout import Step
 
 # The processes of arm, double and cameras import this file, too: torch and what needs it come in with the functions below.
 SPEED = {"so101": 0.5}  # share of its limits, as configs/robots/so101.yaml has it; others: 0.3
+HOMINGS = 5  # tries, as a person would, before it is given up
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,17 @@ class OnDouble(Task):
     """The simulated task, on a double with a scene: the same goals, drawn from the same generators; judged by the truth."""
 
     double: Double
+    stopped_homing: list[str] = field(default_factory=list)
+    """what the governor said where it stopped the arm between two trials"""
 
     def reset(self, robot: SafeRobot, rng: np.random.Generator) -> None:
         self.double.place_goal(self.double.stage.draw(rng))
-        super().reset(robot, rng)  # drives home, for longer than pictures take to come
+        for _ in range(HOMINGS):
+            try:
+                return super().reset(robot, rng)  # drives home, for longer than pictures take to come
+            except HardwareError as error:
+                self.stopped_homing.append(str(error))
+        raise HardwareError(self.stopped_homing[-1])
 
     def judge(self, robot: SafeRobot, observation: Observation) -> Outcome:
         success = self.double.reached
@@ -78,15 +89,26 @@ def fly(arm: str, checkpoint: Path, asked: argparse.Namespace, out: Path) -> lis
     simulated = task_for(robot_config.body)
     with launch(arm, scene="reach") as double:
         double.place(double.model.spec.home, 1.0)
-        task = OnDouble(simulated.name, simulated.instruction, simulated.time_limit_s, double)
+        task, stops = OnDouble(simulated.name, simulated.instruction, simulated.time_limit_s, double), 0
         with hardware.open(on_double(robot_config, double)) as robot:
             for index in range(len(done), asked.trials):
                 reseed(pilot, asked.seed, index)
-                episode = rollout(robot, pilot, task, np.random.default_rng([asked.seed, index]))
-                done.append({"checkpoint": digest, "trial": index, **facts(episode)})
+                late_s = list[float]()
+                watch, start = partial(note_lateness, robot, late_s), np.random.default_rng([asked.seed, index])
+                episode = rollout(robot, pilot, task, start, watch)
+                stops, before = len(task.stopped_homing), stops
+                done.append({"checkpoint": digest, "trial": index, **facts(episode), "loop_late_ms": round(1e3 * max(late_s), 1)})
+                done[-1]["stopped_homing"] = stops - before
                 append_line(out, json.dumps(done[-1]))
     pilot.close()
     return done
+
+
+def note_lateness(robot: SafeRobot, late_s: list[float], _: Step) -> None:
+    """Append how late the arm's own loop was at worst since the decision before."""
+    assert isinstance(robot.loop, ArmProcess)
+    ticks = round(robot.governor.arm.rate_hz / robot.spec.rate_hz)
+    late_s.append(max(row.late_s for row in robot.loop.history(ticks)))
 
 
 def facts(episode: Episode) -> dict[str, Any]:
@@ -135,9 +157,11 @@ def run(arm: str, asked: argparse.Namespace) -> dict[str, Any]:
         ],
         "decisions_per_s": round(sum(t["length"] - 1 for t in trials) / sum(t["seconds"] for t in trials), 2),
         "inference_ms": [round(float(edge), 1) for edge in np.percentile(inference, [50, 99])],
+        "loop_late_ms": [round(float(edge), 1) for edge in np.percentile([t["loop_late_ms"] for t in trials], [50, 100])],
         "late_rows": sum(t["late_rows"] for t in trials),
         "silent": sum(t["silent"] for t in trials),
         "stopped": sum(t["stopped"] is not None for t in trials),
+        "stopped_homing": sum(t["stopped_homing"] for t in trials),
     }
 
 
