@@ -37,11 +37,14 @@ def test_an_arm_at_an_address_until_ctrl_c() -> None:
 class Standing(Double):
     """Judged by a test, and nothing else."""
 
-    reached = False
-
     def __init__(self) -> None:
+        self.there = False
         self.hung: list[np.ndarray] = []
         self.stage = SimpleNamespace(draw=lambda rng: rng.uniform(size=3))
+
+    @property
+    def reached(self) -> bool:
+        return self.there
 
     def place_goal(self, position: np.ndarray) -> None:
         self.hung.append(position)
@@ -52,7 +55,7 @@ def test_a_goal_that_was_reached_hangs_somewhere_else_a_moment_later(monkeypatch
     monkeypatch.setattr(emulate.time, "monotonic", lambda: now[0])
     goals, hung = emulate._Goals(double, seed=3), double.hung
     for time, reached, so_far in ((10.0, False, 1), (11.0, True, 1), (12.0, False, 1), (13.5, False, 2), (20.0, False, 2)):
-        now[0], double.reached = time, reached
+        now[0], double.there = time, reached
         goals.look()
         assert len(hung) == so_far, time
     np.testing.assert_array_equal(hung[0], np.random.default_rng(3).uniform(size=3))

@@ -87,7 +87,7 @@ def test_every_start_is_home_with_an_open_gripper_and_another_goal() -> None:
         (RobotConfig("reach:so101", cameras=("top",)), "RobotConfig.cameras: 'top'; valid: front, wrist"),
         (
             RobotConfig("reach:so101", workspace_low=(0.2, -0.1, 0.05), workspace_high=(0.3, 0.1, 0.2)),
-            r"RobotConfig.workspace_low, workspace_high: goals lie from \[0.18",
+            r"RobotConfig.workspace_low, workspace_high: goals lie from \[0.179, -0.12, ",
         ),
     ],
 )

@@ -14,12 +14,12 @@ from hardware.cameras import CameraConfig
 from hardware.doubles import Double, launch
 from hardware.types import Command, HardwareError, Source
 
-pytest.importorskip("scservo_sdk")
+pytest.importorskip("rtde_control")
 
 
 @pytest.fixture(scope="module")
 def double():
-    with launch("so101", scene="reach", size=(48, 64)) as double:
+    with launch("ur5e", scene="reach", size=(48, 64)) as double:
         yield double
 
 
@@ -39,8 +39,8 @@ def test_its_cameras_show_the_ball_where_it_is_hung(double: Double) -> None:
     front.open()
     try:
         columns = []
-        for y in (-0.1, 0.1):
-            double.place_goal(np.array([0.3, y, 0.09]))
+        for y in (0.0, 0.27):
+            double.place_goal(np.array([0.5, y, 0.2]))
             shown = front.time + 0.2  # drawn, sent and read since then, however busy the machine is
             while front.time < shown:
                 time.sleep(0.01)
@@ -62,10 +62,10 @@ def test_what_no_camera_is_called(double: Double) -> None:
 def test_a_pilot_reaches_the_goal_through_the_vendors_sdk_from_cameras(double: Double) -> None:
     """Three seconds of a real arm's loop."""
     cameras = {name: CameraConfig(source=address, size=(48, 64)) for name, address in double.cameras.items()}
-    arm = RealConfig(address=double.address, actions="ee_delta", speed=0.5, cameras=cameras)
+    arm = RealConfig(address=double.address, actions="ee_delta", cameras=cameras)
     goal = double.stage.draw(np.random.default_rng(3))
     double.place_goal(goal)
-    with hardware.open(RobotConfig("so101", arm=arm)) as robot:
+    with hardware.open(RobotConfig("ur5e", arm=arm)) as robot:
         robot.reset(np.random.default_rng(0))
         assert not double.reached
         for _ in range(60):
