@@ -15,7 +15,7 @@ from hardware.real import RealConfig
 from hardware.robot import SafeRobot
 from hardware.types import HardwareError, RobotSpec
 
-_BODIES = {"robosuite": "hardware.mujoco.robosuite", "pusht": "hardware.pusht", "fake": "hardware.fake"}
+_BODIES = {"robosuite": "hardware.mujoco.robosuite", "pusht": "hardware.pusht", "fake": "hardware.fake", "reach": "hardware.reach"}
 _REMOTE = "remote"
 
 
@@ -24,13 +24,14 @@ class RobotConfig:
     """Which body, and how it is set up. None = the body's own choice."""
 
     body: str = "robosuite:Lift"
-    """a real arm by its name (ur5e, so101, fr3, ...), remote (a robot that another computer serves), robosuite:<environment> (Lift),
-    robosuite:<environment>:pose (the tool turns as well), robosuite:<environment>:state (no images, the state says where things are),
-    pusht, pusht:state (no images, block pose in the state), fake, fake:state"""
+    """a real arm by its name (ur5e, so101, fr3, ...), remote (a robot that another computer serves), reach:<arm> (a real arm in
+    simulation, a ball to reach), robosuite:<environment> (Lift), robosuite:<environment>:pose (the tool turns as well),
+    robosuite:<environment>:state (no images, the state says where things are), pusht, pusht:state (no images, block pose in the state),
+    fake, fake:state"""
     rate_hz: float | None = None
     """decisions per second [Hz]"""
     image_size: int | None = None
-    """side of the square camera images [px]; robosuite 84, pusht 96, fake 32"""
+    """side of the square camera images [px]; robosuite and reach 84, pusht 96, fake 32"""
     cameras: tuple[str, ...] | None = None
     """which cameras, by name"""
     stale_s: float | None = None
@@ -40,7 +41,7 @@ class RobotConfig:
     workspace_high: tuple[float, float, float] | None = None
     """upper corner of the end effector's box [m]"""
     arm: RealConfig | None = None
-    """how a real arm is reached and what it may do"""
+    """how a real arm is reached and what it may do; reach:<arm> takes all of it but the address and where pictures come from"""
 
     @property
     def variant(self) -> str:
@@ -80,11 +81,12 @@ def _module(config: RobotConfig) -> ModuleType:
         return import_module("hardware.remote")
     name = config.body.partition(":")[0]
     if (real := name not in _BODIES) and config.body not in (names := arms.names()):
-        valid = "robosuite:<environment>, robosuite:<environment>:pose, robosuite:<environment>:state, pusht, pusht:state, fake, fake:state"
+        simulated = "robosuite:<environment>, robosuite:<environment>:pose, robosuite:<environment>:state, reach:<arm>"
+        valid = f"{simulated}, pusht, pusht:state, fake, fake:state"
         raise HardwareError(f"RobotConfig.body: {config.body!r}; valid: {valid}; real arms: {', '.join(names)}; remote")
     if config.arm is not None and config.arm.server_key is not None:
         raise HardwareError(f"RobotConfig.arm.server_key: given, but {config.body} is no remote robot; valid: remote")
-    if config.arm is not None and not real:
+    if config.arm is not None and not real and name != "reach":
         raise HardwareError(f"RobotConfig.arm: given, but {config.body} is no real arm; valid: {', '.join(arms.names())}")
     for field, value, low, high, unit in (
         ("rate_hz", config.rate_hz, 0.1, 1000.0, "Hz"),

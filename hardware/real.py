@@ -18,7 +18,7 @@ from hardware.clearance import Clearance, Inside
 from hardware.governor import Governor, Limits
 from hardware.kinematics import Box, JointPosition, Kinematics
 from hardware.process import ArmProcess
-from hardware.robot import SafeRobot
+from hardware.robot import SafeRobot, StateReader
 from hardware.types import Arm, ArmSpec, ArmState, ArraySpec, HardwareError, RobotSpec
 
 if TYPE_CHECKING:
@@ -87,15 +87,19 @@ def build(config: RobotConfig) -> SafeRobot:
     """Raises HardwareError: no address, a calibration of another arm, an impossible rate."""
     real, robot_spec = _real(config), spec(config)
     process = ArmProcess(partial(start, config), fifo=real.realtime and not arms.find(config.body)[0].polls)
-    kinematics = process.governor.kinematics
+    cameras = {name: camera.open(name) for name, camera in real.cameras.items()}
+    return SafeRobot(robot_spec, process, cameras, state_reader(process.governor.kinematics))
+
+
+def state_reader(kinematics: Kinematics) -> StateReader:
+    """What `spec` calls state."""
 
     def read_state(state: ArmState) -> dict[str, np.ndarray]:
         position = kinematics.position(state.q)
         assert position is not None
         return {"joint_pos": state.q, "ee_pos": position, "gripper": np.array([state.gripper])}
 
-    cameras = {name: camera.open(name) for name, camera in real.cameras.items()}
-    return SafeRobot(robot_spec, process, cameras, read_state)
+    return read_state
 
 
 def start(config: RobotConfig) -> tuple[Arm, Governor]:
@@ -122,7 +126,8 @@ def governor_of(model: ArmModel, config: RobotConfig, robot_spec: RobotSpec) -> 
     limits = config.limits(own)
     kinematics: Kinematics = JointPosition(len(arm.joints), True, geometry.tool, geometry.tool_reach)
     if real.actions == "ee_delta":
-        kinematics = EeDelta(geometry.model, np.array(geometry.joints), TOOL, arm.home)
+        usable = arm.q_min + limits.position_margin, arm.q_max - limits.position_margin  # what the governor would clip, nobody asks for
+        kinematics = EeDelta(geometry.model, np.array(geometry.joints), TOOL, arm.home, usable)
     keep: list[Clearance] = [Apart(geometry)]
     if model.elbow and limits.workspace is not None:
         # Of the elbow only the height is bounded: it may reach out of a box that is made for the tool.

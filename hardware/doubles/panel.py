@@ -29,11 +29,12 @@ TRUTH = (
     "gripper",  # 0 closed .. 1 open
 )
 _VECTORS = len(FAULTS) + len(TRUTH)  # where q, dq and goal begin
-_COUNT = _VECTORS + 3 * JOINTS
+_BALL = _VECTORS + 3 * JOINTS  # where the ball begins
+_COUNT = _BALL + 3
 
 
 class Panel:
-    """Named numbers in shared memory. Attributes of FAULTS and TRUTH read and write floats; q, dq and goal are copies (J,)."""
+    """Named numbers in shared memory. Attributes of FAULTS and TRUTH read and write floats; q, dq and goal are copies (J,), ball (3,)."""
 
     _memory: shared_memory.SharedMemory
     _values: np.ndarray
@@ -88,6 +89,15 @@ class Panel:
     def goal(self) -> np.ndarray:
         """Where the servos are told to be [rad]."""
         return self._vector(2)
+
+    @property
+    def ball(self) -> np.ndarray:
+        """Where that of a scene hangs [m, from the arm's base]."""
+        return self._values[_BALL:].copy()
+
+    def place_ball(self, position: np.ndarray) -> None:
+        """(3,) [m]."""
+        self._values[_BALL:] = position
 
     def publish(self, q: np.ndarray, dq: np.ndarray, goal: np.ndarray) -> None:
         """What is true of the joints now."""

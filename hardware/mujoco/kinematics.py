@@ -17,27 +17,35 @@ class EeDelta:
     0.1 ms per action. mink solves the same problem as a quadratic program; the release that robosuite 1.5 pins needs
     0.5 ms per iteration and three of them, a third of a whole simulated decision with its camera images.
 
-    An arm with fewer than six joints cannot choose place and orientation: it goes where it is told to, and keeps the orientation as far
-    as that leaves it free to.
+    With fewer than six joints the place is exact and the orientation as near to home's as the joints left over can bring it (task
+    priority: Nakamura, Hanafusa, Yoshikawa 1987): a five-joint arm keeps its pitch and roll and turns with its base.
     """
 
     DAMPING = 1e-2  # m or rad per rad, small against the arm's reach: exact pose wherever the arm can bend
     POSTURE_GAIN = 0.05  # share of the way home per action, in the null space
-    TURN_GAIN = 0.2  # with fewer than six joints: step against the orientation's error per action, in the null space of the position
     ITERATIONS = 30
     TOLERANCE = 1e-6  # m, rad: what each action may miss adds up
+    TURN_DAMPING = 0.3  # rad per rad, of an orientation that only some joints can bring nearer: the rest is no reason to hurry
+    TURNED = 1e-4  # rad: joints that turn it by less per iteration have brought it as near as they can
     REACHED = 1e-3  # m, rad: further from the goal than this after ITERATIONS, it is out of reach
 
-    def __init__(self, model: mujoco.MjModel, joint_ids: np.ndarray, site: str, home: np.ndarray) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        joint_ids: np.ndarray,
+        site: str,
+        home: np.ndarray,
+        limits: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        """limits: lowest and highest joints (J,) [rad] to make use of; None: all that the model has."""
         self._model, self._data = model, mujoco.MjData(model)
         self._qpos, self._dof = model.jnt_qposadr[joint_ids], model.jnt_dofadr[joint_ids]
-        self._low, self._high = model.jnt_range[joint_ids].T
+        self._low, self._high = limits or model.jnt_range[joint_ids].T
         self._site, self._home = model.site(site).id, np.array(home, dtype=np.float64)
-        self._rows = 6 if len(joint_ids) >= 6 else 3  # of the error that has to vanish
-        self._jacobian, self._solution = np.zeros((6, model.nv)), np.zeros(self._rows)
+        self._jacobian = np.zeros((6, model.nv))
         tool, offset = int(model.site_bodyid[self._site]), float(np.linalg.norm(model.site_pos[self._site]))
         self.reach = reach(model, joint_ids.tolist(), tool, offset)  # of the tool
-        self._damping = self.DAMPING**2 * np.eye(self._rows)
+        self._exact = slice(0, 6 if len(self._qpos) >= 6 else 3)  # of the pose's six numbers, those that the joints are enough for
         self._forward(self._home)
         self.home_rotation = self._data.site_xmat[self._site].reshape(3, 3).copy()
 
@@ -46,22 +54,25 @@ class EeDelta:
         goal = self.position(q_commanded) + action[:3]
         rotation = self._rotation(action)
         q = np.array(q_commanded, dtype=np.float64)
-        spare: np.ndarray | None = None
+        spare, free = self.POSTURE_GAIN * (self._home - q), np.ones(len(q), dtype=bool)
         for _ in range(self.ITERATIONS):
-            error, turn = np.split(self._error(q, goal, rotation), [self._rows])
-            if np.abs(error).max() < self.TOLERANCE:
+            error = self._error(q, goal, rotation)
+            near = np.abs(error[self._exact]).max() < self.TOLERANCE
+            if near and self._exact.stop == 6:
                 break
             mujoco.mj_comPos(self._model, self._data)
             mujoco.mj_jacSite(self._model, self._data, self._jacobian[:3], self._jacobian[3:], self._site)
-            jacobian, turning = np.split(self._jacobian[:, self._dof], [self._rows])
-            if spare is None:
-                spare = self.TURN_GAIN * turning.T @ turn if len(turn) else self.POSTURE_GAIN * (self._home - q)
-            damped = jacobian @ jacobian.T + self._damping
-            mujoco.mju_cholFactor(damped, 0.0)  # not LAPACK: its threads cost 1 ms here when the machine is busy
-            mujoco.mju_cholSolve(self._solution, damped, error - jacobian @ spare)
-            q = np.clip(q + spare + jacobian.T @ self._solution, self._low, self._high)
+            jacobian = self._jacobian[:, self._dof] * free
+            if self._exact.stop == 3:
+                spare = self._turn(jacobian, error)
+                if near and np.abs(spare).max() < self.TURNED:
+                    break
+            exact = jacobian[self._exact]
+            wanted = q + spare + _solve(exact, error[self._exact] - exact @ spare, self.DAMPING)
+            q = np.clip(wanted, self._low, self._high)
+            free &= q == wanted  # one that came to its limit stays there: the others do the rest
             spare = np.zeros_like(q)  # once: it leaks a little into the pose, which the rest mends
-        if np.abs(self._error(q, goal, rotation)[: self._rows]).max() > self.REACHED:
+        if np.abs(self._error(q, goal, rotation)[self._exact]).max() > self.REACHED:
             raise HardwareError(f"action: end effector at {goal.round(3).tolist()} m is out of the arm's reach")
         return q, float(action[-1])
 
@@ -90,12 +101,41 @@ class EeDelta:
         """The tool's orientation (3, 3) to reach, right after `position` of the joints commanded: as at home, so that no error adds up."""
         return self.home_rotation
 
+    def _turn(self, jacobian: np.ndarray, error: np.ndarray) -> np.ndarray:
+        """Joints (J,) [rad] that bring the orientation nearer and leave the place where it is. jacobian (6, J), error (6,)."""
+        move, turn = jacobian[:3], jacobian[3:]
+        to_move = _inverse(move, self.DAMPING)
+        free = np.eye(len(to_move)) - to_move @ move
+        return free @ _inverse(turn @ free, self.TURN_DAMPING) @ (error[3:] - turn @ to_move @ error[:3])
+
     def _error(self, q: np.ndarray, goal: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         """(6,): metres to go, and the rotation vector to go, small angles, both in world axes."""
         self._forward(q)
         reached = self._data.site_xmat[self._site].reshape(3, 3)
         turn = 0.5 * np.cross(reached, rotation, axis=0).sum(axis=1)
         return np.concatenate([goal - self._data.site_xpos[self._site], turn])
+
+
+def _solve(jacobian: np.ndarray, error: np.ndarray, damping: float) -> np.ndarray:
+    """Damped least squares: joints (J,) for an error (R,); jacobian (R, J)."""
+    solution = np.zeros(len(error))
+    mujoco.mju_cholSolve(solution, _factor(jacobian, damping), error)
+    return jacobian.T @ solution
+
+
+def _inverse(jacobian: np.ndarray, damping: float) -> np.ndarray:
+    """(J, R): what `_solve` multiplies an error by."""
+    units, factor = np.eye(len(jacobian)), _factor(jacobian, damping)
+    inverse = np.empty_like(units)
+    for row, unit in zip(inverse, units, strict=True):
+        mujoco.mju_cholSolve(row, factor, unit)
+    return jacobian.T @ inverse
+
+
+def _factor(jacobian: np.ndarray, damping: float) -> np.ndarray:
+    damped = jacobian @ jacobian.T + damping**2 * np.eye(len(jacobian))
+    mujoco.mju_cholFactor(damped, 0.0)  # not LAPACK: its threads cost 1 ms here when the machine is busy
+    return damped
 
 
 class EePoseDelta(EeDelta):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hardware import arms
 from hardware.robot import SafeRobot
 from hardware.types import Pilot
 from robolearn.core.errors import UserError
@@ -26,13 +27,23 @@ _OPERATORS: dict[str, Callable[[SafeRobot, np.random.Generator], Pilot]] = {
     "robosuite:PickPlaceCan:pose": CanOperator,
     "robosuite:NutAssemblySquare:pose": SquareOperator,
     "fake": ReachOperator,
+    **dict.fromkeys(arms.names(), BallOperator),  # reach:ARM, whose spec is the arm's own
 }
+
+_KNOWN = [*(name for name in _OPERATORS if name not in arms.names()), "reach:ARM"]
 
 
 def operator_for(robot: SafeRobot, rng: np.random.Generator) -> Pilot:
     """The scripted operator for what `robot` is; all its noise, moods and mistakes come from `rng`. Raises UserError."""
+    name = robot.spec.name
+    if robot.world is None:
+        raise UserError(
+            f"pilot: a scripted operator needs a simulator's state, {name!r} has none; valid: a person's device, or reach:{name}"
+        )
+    if name in arms.names() and robot.spec.action_mode != "ee_delta":
+        raise UserError(f"robot.arm.actions: {robot.spec.action_mode}; the scripted operator of reach:{name} needs ee_delta")
     try:
         return _OPERATORS[robot.spec.name](robot, rng)
     except KeyError:
-        message = f"pilot: no scripted operator for {robot.spec.name!r}; valid bodies: {', '.join(_OPERATORS)} (or fly it by hand)"
+        message = f"pilot: no scripted operator for {robot.spec.name!r}; valid bodies: {', '.join(_KNOWN)} (or fly it by hand)"
         raise UserError(message) from None

@@ -7,10 +7,12 @@ from functools import cache
 import numpy as np
 import pytest
 
-from hardware import RobotConfig
+import hardware
+from hardware import RealConfig, RobotConfig
 from hardware.mujoco.robosuite import assemble, start
 from hardware.testing import LimitProbe
 from hardware.types import Source
+from robolearn.core.errors import UserError
 from robolearn.data.episode import Episode
 from robolearn.runtime.rollout import rollout
 from robolearn.tasks import operator_for, task_for
@@ -44,6 +46,29 @@ def test_they_succeed_in_most_episodes_within_every_limit(body):
         assert not episode.meta["stopped"]
         assert probe.setpoints >= 10 * len(episode)
         assert not probe.violations
+
+
+@pytest.mark.parametrize("arm", ["ur5e", "so101"])
+def test_the_same_operator_reaches_with_a_real_arm_in_simulation(arm):
+    won = []
+    with hardware.open(RobotConfig(f"reach:{arm}", cameras=())) as robot:
+        for seed in range(6):
+            operator = operator_for(robot, np.random.default_rng([seed, 1]))
+            episode = rollout(robot, operator, task_for(f"reach:{arm}"), np.random.default_rng(seed))
+            assert (episode.source == Source.SCRIPTED).all()
+            assert not episode.meta["stopped"]
+            won.append(episode.success)
+    assert sum(won) >= 4
+
+
+def test_it_needs_steps_of_the_tool_and_a_simulator():
+    joints = RobotConfig("reach:so101", arm=RealConfig())
+    with hardware.open(joints) as robot:
+        with pytest.raises(UserError, match="robot.arm.actions: joint_pos; the scripted operator of reach:so101 needs ee_delta"):
+            operator_for(robot, np.random.default_rng(0))
+        robot.world = None
+        with pytest.raises(UserError, match="needs a simulator's state, 'so101' has none; valid: a person's device, or reach:so101"):
+            operator_for(robot, np.random.default_rng(0))
 
 
 def test_the_cube_is_pushed_not_carried_and_comes_nearer_its_disc():

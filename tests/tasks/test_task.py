@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hardware
-from hardware import RobotConfig
+from hardware import RobotConfig, arms
 from hardware.mujoco.robosuite import ENVIRONMENTS
 from robolearn.core.errors import UserError
 from robolearn.runtime.rollout import rollout
@@ -17,6 +17,7 @@ from robolearn.tasks.reach_operator import ReachOperator
 def test_every_body_has_a_task_and_state_only_bodies_share_it():
     for body in (*(f"robosuite:{name}" for name in ENVIRONMENTS), "pusht", "fake"):
         assert task_for(body).instruction
+    assert {task_for(f"reach:{arm}") for arm in arms.names()} == {task_for("reach:ur5e")}
     assert task_for("pusht:state") == task_for("pusht")
     assert task_for("robosuite:Push:state") == task_for("robosuite:Push")
     assert task_for("robosuite:Lift:pose") == task_for("robosuite:Lift")
