@@ -88,7 +88,10 @@ def build(config: RobotConfig) -> SafeRobot:
     real, robot_spec = _real(config), spec(config)
     process = ArmProcess(partial(start, config), fifo=real.realtime and not arms.find(config.body)[0].polls)
     cameras = {name: camera.open(name) for name, camera in real.cameras.items()}
-    return SafeRobot(robot_spec, process, cameras, state_reader(process.governor.kinematics))
+    robot = SafeRobot(robot_spec, process, cameras, state_reader(process.governor.kinematics))
+    calibration = calibration_of(config)
+    robot.calibration = None if calibration is None else calibration.digest
+    return robot
 
 
 def state_reader(kinematics: Kinematics) -> StateReader:

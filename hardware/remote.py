@@ -86,6 +86,7 @@ class RemoteRobot(SafeRobot):
 
     def __init__(self, client: Client, facts: dict[str, Any]) -> None:
         self.spec, self.world, self.cameras = RobotSpec.from_dict(facts["spec"]), None, {}
+        self.calibration = facts["calibration"]
         self._client, self._facts = client, facts
         self._clock, self._governor = NetworkClock(facts["simulated"]), NetworkGovernor(self, facts)
         self._connected = False

@@ -51,6 +51,9 @@ class SafeRobot:
         self._began = False  # the first observation after a reset is taken at once
         self._seen: dict[str, np.ndarray] = {}  # the last frame of each camera
 
+    calibration: str | None = None
+    """Hash of what turns a real arm's readings into joints; None: the arm's own does."""
+
     @property
     def arm(self) -> Arm:
         """The driver, where its loop runs here."""

@@ -27,6 +27,7 @@ class ServedRobot(Service):
         self.facts = {
             "spec": robot.spec.to_dict(),
             "arm": {name: getattr(arm, name) for name in ARM_FIELDS},
+            "calibration": robot.calibration,
             "brake_s": robot.governor.brake_s,
             "reset_s": 3 * ANSWER_S + longest_way_s(robot.governor),
             "simulated": isinstance(robot.clock, SimClock),  # its time stands still while nobody observes

@@ -161,7 +161,8 @@ def _fly(
                     if episode.meta["verdict"] == "quit":
                         break
                     continue
-                meta = {**episode.meta, "operator": "policy", "checkpoint": digest, "instruction": task.instruction, **display.facts()}
+                facts = {"operator": "policy", "checkpoint": digest, "calibration": robot.calibration, "instruction": task.instruction}
+                meta = {**episode.meta, **facts, **display.facts()}
                 recording.finish(meta, terminal=bool(episode.terminal[-1]))
             won.append(bool(episode.success))
             row = {name: meta[name] for name in ("success", "length", "interventions", "stopped", "inference_ms", "late_rows", "takeovers")}

@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import hardware
-from hardware import RobotConfig, arms
-from hardware.real import calibration_of
+from hardware import RobotConfig
 from hardware.robot import SafeRobot
 from hardware.teleop.keys import TerminalKeys
 from hardware.teleop.operator import EPISODE_KEYS
@@ -76,7 +75,7 @@ def run(config: Config) -> None:
         stack.enter_context(folder)
         require_free(config.out, _MIB_PER_EPISODE * min(config.episodes, 8))
         store = stack.enter_context(_store(config, robot, task))
-        _unfinished(config, store, task, console)
+        _unfinished(config, robot, store, task, console)
         complete = _record(config, robot, pilot_for, task, store, folder, console)
         lengths, won = store.lengths, [store.meta(i).get("success") for i in range(len(store))]
         if complete:
@@ -93,7 +92,7 @@ def _record(
     columns = (who, BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=config.episodes, completed=len(store), state="")
-        always = _always(config, task)
+        always = _always(config, robot, task)
         while (index := len(store)) < config.episodes:
 
             def on_step(step: Step) -> None:
@@ -132,23 +131,20 @@ def _store(config: Config, robot: SafeRobot, task: Task) -> EpisodeStore:
     return store
 
 
-def _always(config: Config, task: Task) -> dict[str, str | None]:
+def _always(config: Config, robot: SafeRobot, task: Task) -> dict[str, str | None]:
     """What every episode's meta says. calibration: hash of a real arm's; None: its own."""
     facts: dict[str, str | None] = {"operator": config.pilot, "instruction": task.instruction}
-    if config.robot.body in arms.names():
-        calibration = calibration_of(config.robot)
-        facts["calibration"] = None if calibration is None else calibration.digest
-    return facts
+    return facts | ({"calibration": robot.calibration} if hardware.in_real_time(config.robot.body) else {})
 
 
-def _unfinished(config: Config, store: EpisodeStore, task: Task, console: Console) -> None:
+def _unfinished(config: Config, robot: SafeRobot, store: EpisodeStore, task: Task, console: Console) -> None:
     """Tell of recordings that were cut off, and append them where asked to."""
     for left in store.unfinished:
         if not config.recover:
             console.print(f"{left}: a recording that was cut off; --recover appends what is complete of it, or delete the folder")
             continue
         try:
-            index = store.recover(left, {"task": task.name, **_always(config, task)})
+            index = store.recover(left, {"task": task.name, **_always(config, robot, task)})
             console.print(f"{store.url}: episode {index}, {store.length(index)} rows, recovered from a recording that was cut off")
         except UserError as error:
             console.print(str(error))

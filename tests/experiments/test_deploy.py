@@ -11,6 +11,7 @@ import torch
 
 import hardware
 from hardware import RealConfig, RobotConfig
+from hardware.arms.feetech import calibration
 from hardware.cameras import CameraConfig
 from hardware.doubles import launch
 from hardware.teleop.keys import TerminalKeys
@@ -60,8 +61,15 @@ def test_on_a_double_through_the_vendors_sdk_with_a_camera(tmp_path: Path) -> No
     pytest.importorskip("scservo_sdk")
     film = tmp_path / "film.mp4"
     _film(film)
+    own = calibration("so101")
+    own.save(tmp_path / "so101.json")
     with launch("so101") as double:
-        arm = RealConfig(address=double.address, table_m=None, cameras={"top": CameraConfig(str(film), size=(32, 32), stale_s=60.0)})
+        arm = RealConfig(
+            double.address,
+            str(tmp_path / "so101.json"),
+            table_m=None,
+            cameras={"top": CameraConfig(str(film), size=(32, 32), stale_s=60.0)},
+        )
         robot = RobotConfig("so101", arm=arm)
         home = double.model.spec.home
         spec = RobotConfig("so101", arm=RealConfig())
@@ -73,6 +81,7 @@ def test_on_a_double_through_the_vendors_sdk_with_a_camera(tmp_path: Path) -> No
         meta = store.meta(0)
         assert meta["instruction"] == "wave"
         assert meta["stopped"] is None
+        assert meta["calibration"] == own.digest
         assert store.length(0) >= 15
         assert store.read(0).images["top"].shape[1:] == (32, 32, 3)
         moved = store.lowdim("action")[:, :-1] - home
