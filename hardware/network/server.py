@@ -195,7 +195,7 @@ class Server:
         self._send([job.sender, pack([job.number, "ok", answer])])
 
     def _hello(self, arguments: list[Any]) -> dict[str, Any]:
-        version, kind = arguments if len(arguments) == 2 else (None, None)
+        version, kind = arguments if [type(part) for part in arguments] == [int, str] else (None, None)
         if version != VERSION:
             raise HardwareError(f"it speaks version {version!r:.20}, this server version {VERSION}; the same robolearn on both sides")
         if kind != self.service.kind:

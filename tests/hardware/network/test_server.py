@@ -194,6 +194,8 @@ def test_a_place_that_is_taken(place: tuple[str, Path, list[str]], echo: Echo, t
         ([pack([True, "hello", "", []])], "not one of ours; expected"),
         ([pack([1, "hello", "", [2, "echo"]])], "it speaks version 2, this server version 1"),
         ([pack([1, "hello", "", []])], "it speaks version None"),
+        ([pack([1, "hello", "", [np.array([1, 2]), "echo"]])], "it speaks version None"),
+        ([pack([1, "hello", "", [1, np.array([1, 2])]])], "it speaks version None"),
         ([pack([1, "hello", "", [1, "robot"]])], "it came for a 'robot'; this server has a echo"),
     ],
 )
