@@ -269,6 +269,20 @@ def test_a_client_that_is_no_longer_heard_makes_room(
     hangs.close()
 
 
+def test_what_a_lost_client_still_had_to_ask_is_not_done(
+    place: tuple[str, Path, list[str]], echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reset, say: the arm would drive home for nobody."""
+    monkeypatch.setattr(server, "LOST_S", 0.3)
+    with raw(*place[:2]) as line:
+        line.send(pack([1, "open", "", []]))
+        token = unpack(line.recv())[2]
+        for number, what in enumerate(("wait", "reset"), 2):
+            line.send(pack([number, what, token, []]))
+        wait_for(lambda: "left: link lost" in echo.events)
+    assert echo.events == ["urged: link lost", "wait", "left: link lost"]
+
+
 def test_beats_keep_a_client_that_has_nothing_to_ask(client: Client, echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second without a request."""
     monkeypatch.setattr(server, "LOST_S", 0.25)
