@@ -21,7 +21,7 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from hardware.teleop.keys import Keys, NoKeys
-from hardware.teleop.operator import GRIPPER_PER_S, Jogger, Verdict
+from hardware.teleop.operator import GRIPPER_PER_S, STOPPED_BY_PERSON, Jogger, Verdict
 from hardware.types import HardwareError, Observation, RobotSpec
 
 SILENT_S = 0.3  # a page speaks twenty times a second; one that says nothing for so long moves nothing
@@ -203,7 +203,7 @@ class Browser(Jogger):
             for text in client:
                 message = Message.read(text)
                 if message.word == "stop":
-                    self._stop("operator")
+                    self._stop(STOPPED_BY_PERSON)
                 now_moves = self.seat.hear(client, message, self._clock())
                 if now_moves is not moves:
                     moves = now_moves
