@@ -129,9 +129,12 @@ class RemoteRobot(SafeRobot):
 
     def stop(self, reason: str) -> None:
         """Heard at once, also while another request is being answered; at rest when this returns."""
+        self.brake(reason)
+        self.ask("stop", reason, within_s=self._facts["reset_s"])
+
+    def brake(self, reason: str) -> None:
         self._need_connection()
         self._client.urge(reason)
-        self.ask("stop", reason, within_s=self._facts["reset_s"])
 
     def ask(self, what: str, *arguments: Any, within_s: float = ANSWER_S) -> Any:
         self._need_connection()

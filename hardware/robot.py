@@ -50,6 +50,7 @@ class SafeRobot:
         self._connected = False
         self._began = False  # the first observation after a reset is taken at once
         self._seen: dict[str, np.ndarray] = {}  # the last frame of each camera
+        self._braked: str | None = None  # why, since the last reset began
 
     calibration: str | None = None
     """Hash of what turns a real arm's readings into joints; None: the arm's own does."""
@@ -107,11 +108,14 @@ class SafeRobot:
     def reset(self, rng: np.random.Generator) -> None:
         """Clear a latched stop; put a simulated world to a new start, or drive a real arm home within its limits."""
         self._need_connection()
+        self._braked = None
         if self.world is None and not self.governor.at_rest:
             self.loop.stop("reset")
         if self.world is not None:
             self.world.reset(rng)
         self.loop.clear()
+        if self._braked is not None:  # meanwhile: what is cleared is older
+            self.loop.brake(self._braked)
         if self.world is None:
             self.loop.go_home()
         self._began = False
@@ -165,7 +169,13 @@ class SafeRobot:
 
     def stop(self, reason: str) -> None:
         """Bring the arm to rest within its limits, latched until reset; the vendor's stop if that fails."""
+        self._braked = reason
         self.loop.stop(reason)
+
+    def brake(self, reason: str) -> None:
+        """As `stop`, without waiting; from any thread. It ends a reset that has begun."""
+        self._braked = reason
+        self.loop.brake(reason)
 
     @property
     def stopped(self) -> str | None:

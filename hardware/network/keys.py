@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hardware.network import library
@@ -19,7 +19,7 @@ SERVER, CLIENT, KNOWN = "server.key", "client.key", "known_clients"
 class ServerKeys:
     """Of a folder that `make` made: server.key stays there, client.key goes to the other computer, known_clients lists who may come."""
 
-    secret: bytes
+    secret: bytes = field(repr=False)
     known: frozenset[bytes]  # public keys
 
     @classmethod
@@ -28,6 +28,8 @@ class ServerKeys:
         secret = _read(folder / SERVER, "secret")["secret"]
         file = folder / KNOWN
         try:
+            if (mode := file.stat().st_mode & 0o777) & 0o022:
+                raise HardwareError(f"{file}: mode {mode:o}, so that others may let themselves in; expected 600: chmod 600 {file}")
             lines = file.read_text(encoding="ascii").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise HardwareError(f"{file}: {error}; expected one public key of a client per line") from error
@@ -41,7 +43,7 @@ class ServerKeys:
 class ClientKeys:
     """What a client shows, and whom it expects to meet."""
 
-    secret: bytes
+    secret: bytes = field(repr=False)
     server: bytes  # public
 
     @classmethod
@@ -87,7 +89,7 @@ def _read(file: Path, *names: str) -> dict[str, bytes]:
         if mode & 0o077:
             raise HardwareError(f"{file}: mode {mode:o}, so that others may read the key; expected 600: chmod 600 {file}")
         data = json.loads(file.read_text(encoding="ascii"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else "damaged"
         raise HardwareError(f"{file}: {why}; expected a key file of `robolearn serve --keys FOLDER`") from error
     found = data if isinstance(data, dict) else {}

@@ -47,7 +47,7 @@ class ServedRobot(Service):
         return {"value": value, "time": self.robot.clock.now(), "governor": said}
 
     def urge(self, reason: str) -> None:
-        self.robot.loop.brake(reason)
+        self.robot.brake(reason)
 
     def left(self, reason: str) -> None:
         """At rest, latched: the next client begins with a reset."""

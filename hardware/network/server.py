@@ -38,6 +38,7 @@ class _Job:
     arguments: list[Any]
     sender: bytes = b""
     number: int = 0
+    token: str = ""  # whose it is
     leaves: bool = False  # no request: the client is gone
 
 
@@ -112,6 +113,8 @@ class Server:
             self._do(job)
 
     def _do(self, job: _Job) -> None:
+        if not job.leaves and job.token != self._token:
+            return  # its client is gone: nothing moves for nobody
         status, value = "ok", None
         try:
             if job.leaves:
@@ -164,17 +167,17 @@ class Server:
             if len(parts) != 2:
                 raise HardwareError(f"{len(parts) - 1} frames; expected 1")
             number, what, token, arguments = _checked(unpack(parts[1]))
-            self._heed(_Job(what, arguments, sender, number), token)
+            self._heed(_Job(what, arguments, sender, number, token))
         except HardwareError as error:
             self._send([sender, self._refusal(number, what, str(error))])
 
-    def _heed(self, job: _Job, token: str) -> None:
+    def _heed(self, job: _Job) -> None:
         answer: Any = None
         if job.what == "hello":
             answer = self._hello(job.arguments)
         elif job.what == "open":
             answer = self._open()
-        elif not token or token != self._token:
+        elif not job.token or job.token != self._token:
             self._send([job.sender, pack([job.number, "lost", None])])
             return
         else:
@@ -195,7 +198,7 @@ class Server:
         self._send([job.sender, pack([job.number, "ok", answer])])
 
     def _hello(self, arguments: list[Any]) -> dict[str, Any]:
-        version, kind = arguments if len(arguments) == 2 else (None, None)
+        version, kind = arguments if [type(part) for part in arguments] == [int, str] else (None, None)
         if version != VERSION:
             raise HardwareError(f"it speaks version {version!r:.20}, this server version {VERSION}; the same robolearn on both sides")
         if kind != self.service.kind:
@@ -214,7 +217,8 @@ class Server:
         self._token = ""
         self._log(f"the client is gone: {reason}")
         self.service.urge(reason)
-        self._jobs.put(_Job(reason, [], *((job.sender, job.number) if job else (b"", 0)), leaves=True))
+        sender, number = (job.sender, job.number) if job else (b"", 0)
+        self._jobs.put(_Job(reason, [], sender, number, leaves=True))
 
 
 def _checked(message: Any) -> tuple[int, str, str, list[Any]]:

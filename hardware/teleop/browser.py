@@ -21,7 +21,7 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from hardware.teleop.keys import Keys, NoKeys
-from hardware.teleop.operator import GRIPPER_PER_S, Jogger, Verdict
+from hardware.teleop.operator import GRIPPER_PER_S, STOPPED_BY_PERSON, Jogger, Verdict
 from hardware.types import HardwareError, Observation, RobotSpec
 
 SILENT_S = 0.3  # a page speaks twenty times a second; one that says nothing for so long moves nothing
@@ -59,7 +59,7 @@ class Message:
 
 
 class Seat:
-    """One client moves the robot, the others watch; a stop is heard from all of them. Whoever takes the seat begins with nothing held.
+    """One client moves the robot, the others watch. Whoever takes the seat begins with nothing held.
 
     `hold` stays what it was said to be last: a lost connection lets go of nothing, it only moves nothing.
     """
@@ -67,22 +67,20 @@ class Seat:
     def __init__(self) -> None:
         self.hold, self._wish, self._heard = False, (0.0,) * 5, -math.inf
         self._client: object | None = None
-        self._words: deque[str] = deque(maxlen=16)
+        self._words: deque[Verdict] = deque(maxlen=16)
         self._lock = threading.Lock()
 
     def hear(self, client: object, message: Message, now: float) -> bool:
         """True: it has the seat. now: [s]."""
         with self._lock:
-            if message.word == "stop":
-                self._words.append("stop")
             if client is not self._client:
                 vacant = self._client is None or now - self._heard > SEAT_S
                 if not vacant or message.hold:
                     return False
                 self._client = client
             self.hold, self._wish, self._heard = message.hold, message.wish, now
-            if message.word not in (None, "stop"):
-                self._words.append(cast(str, message.word))
+            if message.word not in (None, "stop"):  # a stop is no word of an episode's: Browser hears it from everybody
+                self._words.append(cast(Verdict, message.word))
             return True
 
     def leave(self, client: object) -> None:
@@ -96,7 +94,7 @@ class Seat:
             fresh = self.hold and self._client is not None and now - self._heard <= SILENT_S
             return np.array(self._wish if fresh else (0.0,) * 5)
 
-    def words(self) -> list[str]:
+    def words(self) -> list[Verdict]:
         """Said since the last call."""
         with self._lock:
             said = list(self._words)
@@ -122,8 +120,9 @@ class Browser(Jogger):
         camera: str = "",
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """stop: stops the robot. host: 0.0.0.0 lets a phone in. port: 0 picks a free one. camera: what follows this machine's name in
-        the address of moving pictures, as in :8642/stream. keys: episode keys typed in the terminal as well, where there is one."""
+        """stop: stops the robot, from any thread and without waiting; called as soon as a page says so, episode or none. host: 0.0.0.0
+        lets a phone in. port: 0 picks a free one. camera: what follows this machine's name in the address of moving pictures, as in
+        :8642/stream. keys: episode keys typed in the terminal as well, where there is one."""
         super().__init__(spec, NoKeys() if keys is None else keys)
         self._stop, self._host, self._port, self._clock = stop, host, port, clock
         self._period_s, self._turn = 1.0 / spec.rate_hz, 0.0
@@ -157,10 +156,7 @@ class Browser(Jogger):
 
     def step_m(self, observation: Observation, pressed: list[str]) -> np.ndarray:
         for word in self.seat.words():
-            if word == "stop":
-                self._stop("operator")
-            else:
-                self.verdict = cast(Verdict, word)
+            self.verdict = word
         *step, self._turn, grip = np.zeros(5) if self.verdict else self.seat.wish(self._clock())
         self.openness = float(np.clip(self.openness + grip * GRIPPER_PER_S * self._period_s, 0.0, 1.0))
         return np.array(step) * self.jog.limit_m()
@@ -205,7 +201,10 @@ class Browser(Jogger):
         moves: bool | None = None
         try:
             for text in client:
-                now_moves = self.seat.hear(client, Message.read(text), self._clock())
+                message = Message.read(text)
+                if message.word == "stop":
+                    self._stop(STOPPED_BY_PERSON)
+                now_moves = self.seat.hear(client, message, self._clock())
                 if now_moves is not moves:
                     moves = now_moves
                     client.send(json.dumps({"moves": moves}))

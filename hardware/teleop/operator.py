@@ -13,6 +13,7 @@ from hardware.types import Command, HardwareError, Observation, RobotSpec, Sourc
 
 Verdict = Literal["success", "failure", "discard", "quit"]  # how a person ends an episode
 VERDICTS: dict[str, Verdict] = {"s": "success", "f": "failure", "r": "discard", "q": "quit"}
+STOPPED_BY_PERSON = "operator"  # the reason of a person's stop: no next episode drives the arm home without being told to
 EPISODE_KEYS = "space or g gripper · s success · f failure · r redo (discard) · q quit"
 GRIPPER_PER_S = 2.0  # of its opening, at a trigger pulled through
 LINGER_S = 0.5  # a device without a clutch is let go of when it was not moved for so long

@@ -18,6 +18,7 @@ import hardware
 from hardware import RobotConfig
 from hardware.robot import SafeRobot
 from hardware.teleop.keys import NoKeys, PassedKeys, TerminalKeys
+from hardware.teleop.operator import STOPPED_BY_PERSON
 from robolearn.core.checkpoint import load_policy
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.run import Run, read_metrics, require_free
@@ -157,8 +158,9 @@ def _fly(
             with store.record() as recording:  # discarded unless it is finished
                 reseed(pilot, config.seed, index)
                 episode = rollout(robot, pilot, task, np.random.default_rng([config.seed, index]), display.on_step, recording)
+                over = episode.meta["verdict"] == "quit" or episode.meta["stopped"] == STOPPED_BY_PERSON
                 if episode.meta["verdict"] in ("quit", "discard"):
-                    if episode.meta["verdict"] == "quit":
+                    if over:
                         break
                     continue
                 facts = {"operator": "policy", "checkpoint": digest, "calibration": robot.calibration, "instruction": task.instruction}
@@ -167,6 +169,9 @@ def _fly(
             won.append(bool(episode.success))
             row = {name: meta[name] for name in ("success", "length", "interventions", "stopped", "inference_ms", "late_rows", "takeovers")}
             folder.log(kind="episode", episode=index, **row)
+            if over and len(won) < config.episodes:
+                console.print("stopped by a person: the arm stays where it is; the same command drives it home and goes on")
+                break
     return won
 
 

@@ -80,7 +80,7 @@ class Devices:
                 return Gamepad(robot.spec, keys)
             case "browser":
                 camera = "" if view is None else f":{view.port}{view.path}stream"
-                return Browser(robot.spec, robot.stop, keys, self.browser.host, self.browser.port, camera)
+                return Browser(robot.spec, robot.brake, keys, self.browser.host, self.browser.port, camera)
         leader = self.leader
         calibration = None if leader.calibration is None else Calibration.load(leader.calibration)
         return LeaderArm(robot.spec, Leader(leader.arm, leader.address, calibration), keys, leader.scale)

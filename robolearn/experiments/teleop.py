@@ -17,7 +17,7 @@ import hardware
 from hardware import RobotConfig
 from hardware.robot import SafeRobot
 from hardware.teleop.keys import TerminalKeys
-from hardware.teleop.operator import EPISODE_KEYS
+from hardware.teleop.operator import EPISODE_KEYS, STOPPED_BY_PERSON
 from hardware.types import Pilot
 from robolearn.core.errors import UserError
 from robolearn.core.run import Run, require_free
@@ -102,7 +102,8 @@ def _record(
             with store.record() as recording:  # discarded unless it is finished; kept if the loop fails
                 pilot = pilot_for(index)
                 episode = rollout(robot, pilot, task, np.random.default_rng([config.seed, index]), on_step, recording)
-                if episode.meta["verdict"] == "quit":
+                over = episode.meta["stopped"] == STOPPED_BY_PERSON
+                if episode.meta["verdict"] == "quit" or (over and episode.meta["verdict"] == "discard"):
                     return False
                 if episode.meta["verdict"] == "discard":
                     progress.update(bar, state="discarded")
@@ -116,6 +117,8 @@ def _record(
             if index < config.videos and robot.spec.cameras:
                 write_video(store[index], config.out / "videos" / f"episode_{index:03d}.mp4", robot.spec.rate_hz, config.pilot)
             progress.update(bar, completed=len(store), state="success" if episode.success else "failure")
+            if over and len(store) < config.episodes:
+                return False
     return True
 
 

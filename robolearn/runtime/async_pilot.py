@@ -65,14 +65,16 @@ class AsyncPilot(PolicyPilot):
     def reset(self) -> None:
         if self._pending is not None and not self._pending.cancel():
             self._pending.exception()  # there is one policy: it ends its thought first
-        self.late_rows, self._waits = 0, True
+        self.late_rows = 0
         super().reset()
+        self._waits = True
 
     def forget(self) -> None:
         if self._pending is not None:
             self._pending.cancel()
             self._pending = None  # what it still thinks of is not heard
         self._chunks.clear()
+        self._waits = False  # the robot may be moving
         self._thinker.submit(super().forget)  # after that thought: there is one policy
 
     def decide(self, observation: Observation) -> Command:

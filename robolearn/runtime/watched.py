@@ -6,7 +6,7 @@ from typing import Any
 
 from hardware.robot import SafeRobot
 from hardware.teleop.keys import Keys, PassedKeys
-from hardware.teleop.operator import VERDICTS, Verdict
+from hardware.teleop.operator import STOPPED_BY_PERSON, VERDICTS, Verdict
 from hardware.types import Command, Observation, Pilot
 from robolearn.runtime.attended import LiveView, Pace
 
@@ -47,7 +47,7 @@ class Watched:
             self._pace.wait(observation.time)
         for key in self.keys.read():
             if key == " ":
-                self.robot.stop("operator")
+                self.robot.stop(STOPPED_BY_PERSON)
             elif key in VERDICTS:
                 self._verdict = VERDICTS[key]
             elif self.others is not None:

@@ -119,6 +119,28 @@ def test_a_person_takes_over_and_gives_back(tmp_path: Path, monkeypatch: pytest.
     assert (episode.action[3:5, 2] > 0).all() and (episode.action[15:20, 3] == 1).all()
 
 
+class Stopping(Typed):
+    """A person who stops the robot in the third decision of whatever flies."""
+
+    def read(self) -> list[str]:
+        self.decision += 1
+        return [" "] if self.decision == 3 else []
+
+
+def test_after_a_persons_stop_no_episode_begins_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would drive the arm home, whatever the stop was for."""
+    monkeypatch.setattr(deploy, "TerminalKeys", Stopping)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    robot = RobotConfig("fake:state")
+    policy = checkpoint(tmp_path / "policy.pt", robot, near(np.array([-0.6, 1.2])))
+    config = deploy.Config(policy, tmp_path / "out", robot, episodes=3, seconds=2.0, view_port=None)
+    for flown in (1, 2):  # the same command goes on
+        deploy.run(config)
+        with EpisodeStore.open(tmp_path / "out/dataset.zarr") as store:
+            assert [store.meta(i)["stopped"] for i in range(len(store))] == ["operator"] * flown
+    assert not (tmp_path / "out/done.json").exists()
+
+
 def _film(path: Path) -> None:
     import cv2
 

@@ -146,6 +146,26 @@ def test_a_stop_is_heard_while_somebody_waits_for_the_way_home(robot: SafeRobot)
     assert robot.stopped == "operator: red button"
 
 
+def test_a_stop_while_a_reset_brakes_is_not_cleared_with_what_was_before(robot: SafeRobot, monkeypatch: pytest.MonkeyPatch) -> None:
+    robot.reset(np.random.default_rng(0))
+    go(robot, ARM.home + np.array([0.6, 0.6]))
+    assert wait(lambda: not robot.governor.at_rest)
+    clear = robot.loop.clear
+
+    def late() -> None:
+        robot.brake("operator")
+        time.sleep(0.1)  # it is heard, and latched, by then
+        clear()
+
+    monkeypatch.setattr(robot.loop, "clear", late)
+    with pytest.raises(HardwareError, match="stopped on the way home: operator"):
+        robot.reset(np.random.default_rng(0))
+    monkeypatch.undo()
+    assert (robot.stopped, robot.governor.at_rest) == ("operator", True)
+    robot.reset(np.random.default_rng(0))
+    assert robot.stopped is None
+
+
 def test_an_answer_that_nobody_waited_for_is_not_taken_for_another(robot: SafeRobot) -> None:
     loop = robot.loop
     assert isinstance(loop, ArmProcess)

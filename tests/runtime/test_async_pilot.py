@@ -117,6 +117,21 @@ def test_told_to_forget_it_drops_its_chunks_and_what_it_was_thinking_and_does_no
     assert values(pilot, range(5, 6)) == [4.01]
 
 
+def test_given_back_before_its_first_answer_it_does_not_wait_for_that(policy: Slow) -> None:
+    """A person flew from the start, so that the robot is moving and somebody has to go on deciding."""
+    pilot = AsyncPilot(policy, execute=3)
+    pilot.reset()
+    pilot.watch(look(0))
+    pilot.forget()
+    policy.free.clear()
+    with pytest.raises(NoDecision):
+        pilot.decide(look(1))
+    policy.free.set()
+    assert pilot._pending is not None
+    pilot._pending.result(20)
+    assert values(pilot, range(2, 3)) == [1.01]
+
+
 class LooksBack(Slow):
     sees_past = True
 

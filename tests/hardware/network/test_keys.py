@@ -75,6 +75,19 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
         ClientKeys.load(tmp_path / "keys" / keys.CLIENT)
 
 
+def test_a_list_of_clients_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    keys.make(tmp_path / "keys")
+    (tmp_path / "keys" / keys.KNOWN).chmod(0o664)
+    with pytest.raises(HardwareError, match=r"known_clients: mode 664, so that others may let themselves in; expected 600"):
+        ServerKeys.load(tmp_path / "keys")
+
+
+def test_a_secret_is_in_no_repr(tmp_path: Path) -> None:
+    keys.make(tmp_path / "keys")
+    for loaded in (ServerKeys.load(tmp_path / "keys"), ClientKeys.load(tmp_path / "keys" / keys.CLIENT)):
+        assert loaded.secret.decode() not in repr(loaded)
+
+
 def test_without_a_known_client_nobody_is_served(tmp_path: Path) -> None:
     keys.make(tmp_path / "keys")
     (tmp_path / "keys" / keys.KNOWN).write_text("\n")

@@ -194,6 +194,8 @@ def test_a_place_that_is_taken(place: tuple[str, Path, list[str]], echo: Echo, t
         ([pack([True, "hello", "", []])], "not one of ours; expected"),
         ([pack([1, "hello", "", [2, "echo"]])], "it speaks version 2, this server version 1"),
         ([pack([1, "hello", "", []])], "it speaks version None"),
+        ([pack([1, "hello", "", [np.array([1, 2]), "echo"]])], "it speaks version None"),
+        ([pack([1, "hello", "", [1, np.array([1, 2])]])], "it speaks version None"),
         ([pack([1, "hello", "", [1, "robot"]])], "it came for a 'robot'; this server has a echo"),
     ],
 )
@@ -265,6 +267,20 @@ def test_a_client_that_is_no_longer_heard_makes_room(
     hangs.open()
     assert hangs.ask("any") == []
     hangs.close()
+
+
+def test_what_a_lost_client_still_had_to_ask_is_not_done(
+    place: tuple[str, Path, list[str]], echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reset, say: the arm would drive home for nobody."""
+    monkeypatch.setattr(server, "LOST_S", 0.3)
+    with raw(*place[:2]) as line:
+        line.send(pack([1, "open", "", []]))
+        token = unpack(line.recv())[2]
+        for number, what in enumerate(("wait", "reset"), 2):
+            line.send(pack([number, what, token, []]))
+        wait_for(lambda: "left: link lost" in echo.events)
+    assert echo.events == ["urged: link lost", "wait", "left: link lost"]
 
 
 def test_beats_keep_a_client_that_has_nothing_to_ask(client: Client, echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,16 +160,18 @@ def test_words_end_episodes_and_those_of_before_mean_nothing(pilot: Browser, pag
         assert pilot.verdict is None
 
 
-def test_a_stop_stops_the_robot_from_whichever_page(pilot: Browser, page: ClientConnection, stops: list[str]) -> None:
+def test_a_stop_stops_the_robot_from_whichever_page_and_waits_for_no_decision(
+    pilot: Browser, page: ClientConnection, stops: list[str]
+) -> None:
+    """The pilot may be thinking, or the robot on its way home."""
     with opened(pilot) as other:
         assert not say(other, word="stop")
-        until(lambda: len(pilot.seat._words) > 0)
-        pilot.decide(NOW)
-        assert stops == ["operator"]
+        until(lambda: stops == ["operator"])
         page.send('{"word": "stop"}')
-        until(lambda: len(pilot.seat._words) > 0)
+        until(lambda: stops == ["operator"] * 2)
+        pilot.reset()
         pilot.decide(NOW)
-        assert stops == ["operator"] * 2
+        assert (stops, pilot.verdict) == (["operator"] * 2, None)
 
 
 # Who -----------------------------------------------------------------------------------------------------------------

