@@ -25,6 +25,7 @@ def test_there_are_some() -> None:
 def test_its_verb_takes_it(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "configs/robots/so101.yaml", "my-arm.yaml")  # as the page says
+    shutil.copytree(ROOT / "configs", "configs")
     _, verb, *words = shlex.split(line)
     config = cli.parse(verb, import_module(f"robolearn.experiments.{verb}").Config, words)
     robot = getattr(config, "robot", None)

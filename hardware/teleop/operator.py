@@ -24,7 +24,9 @@ class Jog:
 
     def __init__(self, spec: RobotSpec) -> None:
         if spec.action_mode != "ee_delta":
-            raise HardwareError(f"{spec.name}: action_mode {spec.action_mode!r}; a person's device needs 'ee_delta', as robosuite:Lift has")
+            raise HardwareError(
+                f"{spec.name}: action_mode {spec.action_mode!r}; a person's device needs 'ee_delta'; a real arm: arm.actions"
+            )
         axes: dict[str, int] = {}
         self.turns = {name[1]: index for index, name in enumerate(spec.action.names) if name in ("rx", "ry", "rz")}
         self.gripper_index: int | None = None

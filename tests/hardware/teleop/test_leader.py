@@ -218,7 +218,10 @@ def test_joints_go_by_name_where_names_agree_and_in_order_where_they_are_as_many
             r"leader\.scale: 2\.0; valid .* joint positions: 1",
         ),
         (lambda: LeaderArm(replace(follower("so101"), state={}), Puppet()), "so101 does not show its joint_pos"),
-        (lambda: LeaderArm(replace(TOOL, action_mode="velocity"), Puppet()), "action_mode 'velocity'; a person's device needs 'ee_delta'"),
+        (
+            lambda: LeaderArm(replace(TOOL, action_mode="velocity"), Puppet()),
+            "action_mode 'velocity'; a person's device needs 'ee_delta'; a real arm: arm.actions",
+        ),
         (lambda: Leader("ur5e", "10.0.0.1"), "a ur5e cannot be moved by hand; valid: gello, koch, openarm, so100, so101"),
         (lambda: Leader("so101", "x", calibration("so100")), "calibration of a so100; expected of a so101"),
     ],
