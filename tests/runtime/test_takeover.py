@@ -100,7 +100,7 @@ def test_the_first_command_leaves_the_robot_where_it_is_told_to_be(scene: Scene,
     after = np.array(scene.smooth.path[7 * ticks :])
     moving = np.diff(after, axis=0)
     assert np.abs(moving[0]).max() > 1e-4, "it was moving"
-    assert np.abs(after[-1] - after[0]).max() < 0.1
+    assert np.abs(after[-1] - after[0]).max() < 0.2  # rad: the rest of a decision's way, and of the braking
     assert np.abs(moving[-ticks:]).max() < 1e-7, "it came to rest"
     if scene.robot.spec.action_mode == "joint_pos":
         assert (moving * np.sign(moving[0]) > -1e-6).all(), "and did not come back"
