@@ -50,8 +50,8 @@ class SafeRobot:
         self._connected = False
         self._began = False  # the first observation after a reset is taken at once
         self._seen: dict[str, np.ndarray] = {}  # the last frame of each camera
-        self._braked: str | None = None  # why, since the last reset began
 
+    _braked: str | None = None
     calibration: str | None = None
     """Hash of what turns a real arm's readings into joints; None: the arm's own does."""
 
@@ -181,6 +181,11 @@ class SafeRobot:
     def stopped(self) -> str | None:
         """Why the arm was stopped; None while it may move."""
         return self.governor.stopped
+
+    @property
+    def stop_asked(self) -> str | None:
+        """Why somebody stopped it, last, since the last reset began; it may have been at rest for another reason already."""
+        return self._braked
 
     def _need_connection(self) -> None:
         if not self._connected:

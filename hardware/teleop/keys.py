@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
 import sys
 import termios
+import threading
 import tty
+from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from hardware.types import HardwareError
@@ -65,6 +69,47 @@ class TerminalKeys:
         if not fresh:
             self._rest = b""  # a bare Esc never becomes the start of the next arrow
         return keys
+
+
+class UrgentKeys:
+    """Reads keys in a thread of its own, and acts at once on one of them, whatever else is being waited for. `read` has them all."""
+
+    POLL_S = 0.02
+
+    def __init__(self, keys: Keys, urgent: str, act: Callable[[], None]) -> None:
+        self._keys, self._urgent, self._act = keys, urgent, act
+        self._typed: deque[str] = deque()
+        self._ends = threading.Event()
+        self._reader = threading.Thread(target=self._listen, name="keys", daemon=True)
+        self._error: HardwareError | None = None
+
+    def open(self) -> None:
+        self._keys.open()
+        self._reader.start()
+
+    def close(self) -> None:
+        self._ends.set()
+        if self._reader.is_alive():
+            self._reader.join()
+        self._keys.close()
+
+    def read(self) -> list[str]:
+        """Raises HardwareError as the keys did."""
+        if self._error is not None:
+            raise self._error
+        return [self._typed.popleft() for _ in range(len(self._typed))]
+
+    def _listen(self) -> None:
+        while not self._ends.wait(self.POLL_S):
+            try:
+                typed = self._keys.read()
+            except HardwareError as error:  # the robot's loop hears of it at its next decision
+                self._error = error
+                return
+            self._typed.extend(typed)
+            if self._urgent in typed:
+                with contextlib.suppress(HardwareError):  # not connected: then nothing moves
+                    self._act()
 
 
 class PassedKeys:

@@ -7,6 +7,7 @@ import re
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from rich.live import Live
 import hardware
 from hardware import RobotConfig
 from hardware.robot import SafeRobot
-from hardware.teleop.keys import NoKeys, PassedKeys, TerminalKeys
+from hardware.teleop.keys import Keys, NoKeys, PassedKeys, TerminalKeys, UrgentKeys
 from hardware.teleop.operator import STOPPED_BY_PERSON
 from robolearn.core.checkpoint import load_policy
 from robolearn.core.errors import UserError, require_at_least
@@ -36,7 +37,7 @@ from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.remote_policy import RemotePolicy
 from robolearn.runtime.rollout import rollout
 from robolearn.runtime.takeover import Takeover
-from robolearn.runtime.watched import WATCHED_KEYS, Watched
+from robolearn.runtime.watched import STOP_KEY, WATCHED_KEYS, Watched
 from robolearn.tasks import Task, task_for
 
 _MIB_PER_EPISODE = 16.0
@@ -154,14 +155,16 @@ def _fly(
     won = [bool(row["success"]) for row in read_metrics(config.out / "metrics.jsonl") if row["kind"] == "episode"]
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while (index := len(won)) < config.episodes:
+            if robot.stop_asked == STOPPED_BY_PERSON:  # an episode would begin by driving the arm home
+                console.print("stopped by a person: the arm stays where it is; the same command drives it home and goes on")
+                break
             display = DeployView(robot, index, config.episodes, won, live.update, pilot.view)
             with store.record() as recording:  # discarded unless it is finished
                 reseed(pilot, config.seed, index)
                 episode = rollout(robot, pilot, task, np.random.default_rng([config.seed, index]), display.on_step, recording)
-                over = episode.meta["verdict"] == "quit" or episode.meta["stopped"] == STOPPED_BY_PERSON
-                if episode.meta["verdict"] in ("quit", "discard"):
-                    if over:
-                        break
+                if episode.meta["verdict"] == "quit":
+                    break
+                if episode.meta["verdict"] == "discard":
                     continue
                 facts = {"operator": "policy", "checkpoint": digest, "calibration": robot.calibration, "instruction": task.instruction}
                 meta = {**episode.meta, **facts, **display.facts()}
@@ -169,9 +172,6 @@ def _fly(
             won.append(bool(episode.success))
             row = {name: meta[name] for name in ("success", "length", "interventions", "stopped", "inference_ms", "late_rows", "takeovers")}
             folder.log(kind="episode", episode=index, **row)
-            if over and len(won) < config.episodes:
-                console.print("stopped by a person: the arm stays where it is; the same command drives it home and goes on")
-                break
     return won
 
 
@@ -193,9 +193,14 @@ def _pilot(config: Config, policy: Policy, stack: ExitStack) -> PolicyPilot:
     return pilot
 
 
+def _keys(robot: SafeRobot) -> Keys:
+    """The person's. Their stop waits for nobody: the policy may be thinking, or the arm on its way home."""
+    return UrgentKeys(TerminalKeys(), STOP_KEY, partial(robot.brake, STOPPED_BY_PERSON)) if sys.stdin.isatty() else NoKeys()
+
+
 def _watched(config: Config, robot: SafeRobot, pilot: PolicyPilot, console: Console, stack: ExitStack) -> Watched:
     """The policy, and the person who watches it, with a device in hand if they wish for one."""
-    keys = TerminalKeys() if sys.stdin.isatty() else NoKeys()
+    keys = _keys(robot)
     keys.open()
     stack.callback(keys.close)
     devices = Devices(config.leader, config.browser)

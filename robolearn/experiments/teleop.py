@@ -94,6 +94,9 @@ def _record(
         bar = progress.add_task("", total=config.episodes, completed=len(store), state="")
         always = _always(config, robot, task)
         while (index := len(store)) < config.episodes:
+            if robot.stop_asked == STOPPED_BY_PERSON:  # an episode would begin by driving the arm home
+                console.print("stopped by a person: the arm stays where it is; the same command drives it home and goes on")
+                return False
 
             def on_step(step: Step) -> None:
                 if step.index % 5 == 0:
@@ -102,8 +105,7 @@ def _record(
             with store.record() as recording:  # discarded unless it is finished; kept if the loop fails
                 pilot = pilot_for(index)
                 episode = rollout(robot, pilot, task, np.random.default_rng([config.seed, index]), on_step, recording)
-                over = episode.meta["stopped"] == STOPPED_BY_PERSON
-                if episode.meta["verdict"] == "quit" or (over and episode.meta["verdict"] == "discard"):
+                if episode.meta["verdict"] == "quit":
                     return False
                 if episode.meta["verdict"] == "discard":
                     progress.update(bar, state="discarded")
@@ -117,8 +119,6 @@ def _record(
             if index < config.videos and robot.spec.cameras:
                 write_video(store[index], config.out / "videos" / f"episode_{index:03d}.mp4", robot.spec.rate_hz, config.pilot)
             progress.update(bar, completed=len(store), state="success" if episode.success else "failure")
-            if over and len(store) < config.episodes:
-                return False
     return True
 
 

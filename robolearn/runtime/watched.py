@@ -10,6 +10,7 @@ from hardware.teleop.operator import STOPPED_BY_PERSON, VERDICTS, Verdict
 from hardware.types import Command, Observation, Pilot
 from robolearn.runtime.attended import LiveView, Pace
 
+STOP_KEY = " "
 WATCHED_KEYS = "space STOP · s success · f failure · r redo (discard) · q quit"
 
 
@@ -46,7 +47,7 @@ class Watched:
         if self._pace is not None:
             self._pace.wait(observation.time)
         for key in self.keys.read():
-            if key == " ":
+            if key == STOP_KEY:
                 self.robot.stop(STOPPED_BY_PERSON)
             elif key in VERDICTS:
                 self._verdict = VERDICTS[key]

@@ -104,7 +104,7 @@ class Typed(TerminalKeys):
 
 
 def test_a_person_takes_over_and_gives_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy, "TerminalKeys", Typed)
+    monkeypatch.setattr(deploy, "_keys", lambda _: Typed())
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     robot = RobotConfig("robosuite:Lift:state")
     policy = checkpoint(tmp_path / "policy.pt", robot, near(np.array([0.0, 0.0, 0.0, 0.5])))
@@ -129,7 +129,7 @@ class Stopping(Typed):
 
 def test_after_a_persons_stop_no_episode_begins_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would drive the arm home, whatever the stop was for."""
-    monkeypatch.setattr(deploy, "TerminalKeys", Stopping)
+    monkeypatch.setattr(deploy, "_keys", lambda _: Stopping())
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     robot = RobotConfig("fake:state")
     policy = checkpoint(tmp_path / "policy.pt", robot, near(np.array([-0.6, 1.2])))

@@ -2,13 +2,15 @@
 
 import os
 import termios
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hardware.teleop.keyboard import Keyboard
-from hardware.teleop.keys import TerminalKeys, parse
+from hardware.teleop.keys import TerminalKeys, UrgentKeys, parse
 from hardware.testing import PilotContract
 from hardware.types import ArraySpec, HardwareError, Observation, RobotSpec, Source
 
@@ -164,6 +166,32 @@ def test_a_terminal_that_is_gone_is_said():
     os.close(master)
     with pytest.raises(HardwareError, match="keyboard: the terminal is gone"):
         keys.read()
+    os.close(slave)
+
+
+def test_an_urgent_key_is_acted_on_while_nobody_reads():
+    master, slave = os.openpty()
+    acted = threading.Event()
+    keys = UrgentKeys(TerminalKeys(slave), " ", acted.set)
+    keys.open()
+    os.write(master, b"u")
+    os.write(master, b" ")
+    assert acted.wait(10)
+    assert keys.read() == ["u", " "]
+    keys.close()
+    for end in (master, slave):
+        os.close(end)
+
+
+def test_an_urgent_reader_says_that_the_terminal_is_gone():
+    master, slave = os.openpty()
+    keys = UrgentKeys(TerminalKeys(slave), " ", lambda: None)
+    keys.open()
+    os.close(master)
+    with pytest.raises(HardwareError, match="keyboard: the terminal is gone"):
+        for _ in range(1000):
+            keys.read()
+            time.sleep(0.01)
     os.close(slave)
 
 
