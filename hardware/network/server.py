@@ -131,7 +131,7 @@ class Server:
 
     def _refusal(self, number: int, what: str, why: str) -> bytes:
         line = " ".join(why.split())[:400]
-        self._log(f"refused: {what}: {line}")
+        self._log(f"refused: {what!r:.40}: {line}")
         return pack([number, "refused", line])
 
     # Listening, in the thread ---------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,7 +49,8 @@ def run(config: Config) -> None:
         for name, source in double.cameras.items():
             console.print(f"camera {name}: {{source: {source!r}, size: {list(config.size)}}}")
         goals = _Goals(double, config.seed) if config.scene else None
-        with Live(_table(double), console=console, refresh_per_second=5, transient=True) as live:
+        live = Live(_table(double), console=console, refresh_per_second=5, transient=True)
+        with suppress(KeyboardInterrupt), live:  # which is how it ends
             while time.monotonic() < ends:
                 time.sleep(0.2)
                 if goals is not None:

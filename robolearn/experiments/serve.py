@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -49,6 +49,8 @@ def run(config: Config) -> None:
         raise UserError("serve: expected either --checkpoint policy.pt or --robot configs/robots/ur5e.yaml")
     if config.keys is None:
         raise UserError("keys: missing; expected a folder, which is made where there is none: nobody is served without a key")
+    if not config.listen.startswith("tcp://"):
+        raise UserError(f"listen: {config.listen}; expected tcp://ADDRESS:PORT, as tcp://0.0.0.0:5555")
     require_at_least("seconds", config.seconds, 0.0, "s")
     if keys.make(config.keys):
         console.print(f"{config.keys}: keys made; copy {config.keys / keys.CLIENT} to the other computer (scp -p), the rest stays here")
@@ -57,7 +59,8 @@ def run(config: Config) -> None:
     with _service(config) as service, Server(service, config.listen, known, lambda line: console.print(line, markup=False)) as server:
         print(server.address, flush=True)
         console.print(f"a {service.kind} at {server.address}; Ctrl-C ends it")
-        server.run(until)
+        with suppress(KeyboardInterrupt):  # which is how it ends
+            server.run(until)
 
 
 @contextmanager

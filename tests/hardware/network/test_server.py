@@ -93,7 +93,7 @@ def test_what_a_service_raises_is_one_line_there_and_here(client: Client, place:
     with pytest.raises(HardwareError, match="ValueError: two lines"):
         client.ask("fail")
     assert client.ask("any") == []
-    assert place[2][-1] == "refused: fail: ValueError: two lines"
+    assert place[2][-1] == "refused: 'fail': ValueError: two lines"
 
 
 def test_urging_is_heard_while_a_request_is_answered(client: Client, echo: Echo) -> None:
