@@ -72,7 +72,7 @@ def test_deployed_from_elsewhere_it_flies_the_same_episodes_to_the_bit(tmp_path:
         store.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_policy_here_a_real_arm_there_and_deploy_between_them(tmp_path: Path) -> None:
     """Three computers in four processes: `serve --checkpoint`, `serve --robot`, the arm's double, and this one, which flies."""
     pytest.importorskip("scservo_sdk")

@@ -32,7 +32,7 @@ from robolearn.experiments import teleop
 from robolearn.experiments.teleop import Config, LeaderConfig, run
 
 pytest.importorskip("scservo_sdk", reason="robolearn[feetech] is not installed")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SO101 = arms.find("so101")[1]
 HOME = SO101.spec.home

@@ -146,7 +146,7 @@ def test_the_actor_killed_in_an_episode_and_stopped_by_ctrl_c_it_ends_as_if_undi
     equal_runs(config, straight[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("by", "said_last"), [(signal.SIGKILL, "stopped: it said nothing; see .*log"), (signal.SIGSTOP, "hangs: no sign of life for 3[0-9] s")]
 )

@@ -1,7 +1,7 @@
 """One double and one robot of each arm, shared by all tests: they take seconds to start.
 
-These tests run in real time: the loop's process and the double want two cores for themselves. So they are marked `wire`; alone, they run by
-make test ARGS="-n 0 -m wire tests/hardware/wire"
+These tests run in real time: the loop's process and the double want two cores for themselves. So they are marked `long`; alone, they run by
+make test ARGS="-n 0 -m long tests/hardware/wire"
 """
 
 from __future__ import annotations

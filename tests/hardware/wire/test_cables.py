@@ -27,7 +27,7 @@ from tests.hardware.wire.rig import CAMERA_S, LAG_S, LOST_S, RATE_HZ, STALE_S, F
 from tests.hardware.wire.swaying import HORIZON
 from tests.hardware.wire.truth import REST, watched
 
-pytestmark = pytest.mark.wire
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[3]
 

@@ -16,7 +16,7 @@ from hardware.types import Command
 from tests.hardware.wire.pilots import MOVING, refusal, until
 from tests.hardware.wire.rig import FAULT, LOST_S, TRACKING, Wire, arrived, going, setting
 
-pytestmark = pytest.mark.wire
+pytestmark = pytest.mark.long
 
 TOLD = ("fault: ", "write_error: ")  # the arm's own word for it, whether a reading or a refused setpoint brought it
 UNHEARD = ("lost_reply: ", "stale_state")  # a question was not answered; nothing new came by itself

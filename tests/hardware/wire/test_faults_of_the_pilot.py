@@ -17,7 +17,7 @@ from tests.hardware.wire.film import FROZEN, SLOW
 from tests.hardware.wire.pilots import MOVING, refusal, until
 from tests.hardware.wire.rig import LOST_S, STALE_S, Full, Wire, arrived, going
 
-pytestmark = pytest.mark.wire
+pytestmark = pytest.mark.long
 
 
 def test_1_broken_actions_are_refused_and_the_arm_goes_on_as_told_before(wire: Wire) -> None:
