@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robolearn.models.precision import all_bfloat16
+
 FEW = 64  # rows, or images: with more of them the layout is a small part of the work, and plain layers save its memory
 LARGE = 2**18  # weights of a float32 linear layer: less of them stay in the processor's cache, and plain layers are quicker
 
@@ -56,7 +58,8 @@ def _laid_out(layer: nn.Module) -> _LaidOut:
 
 def _applies(x: Tensor, weight: Tensor, rows: int) -> bool:
     wanted = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
-    return 0 < rows <= FEW and x.is_cpu and weight.dtype == wanted and not torch.is_grad_enabled()
+    known = wanted == torch.float32 or all_bfloat16(x.device)
+    return 0 < rows <= FEW and x.is_cpu and weight.dtype == wanted and known and not torch.is_grad_enabled()
 
 
 class _Linear(nn.Linear):

@@ -27,6 +27,12 @@ def halve(module: nn.Module) -> None:
 
 
 @cache
+def all_bfloat16(device: torch.device) -> bool:
+    """Has this device every layer in bfloat16? oneDNN on processors without AVX-512 has neither LSTMs nor weights laid out for it."""
+    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@cache
 def has_bfloat16(device: torch.device) -> bool:
     """Does this device multiply bfloat16 matrices faster than float32 ones?"""
     if device.type == "cuda":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hardware.types import RobotSpec
 from robolearn.core.errors import require_at_least
 from robolearn.models.gmm import ErrorKind
+from robolearn.models.precision import all_bfloat16
 from robolearn.policies._every_step import EveryStepPolicy
 from robolearn.policies.chunk import ChunkConfig
 
@@ -39,6 +41,11 @@ class BcRnnPolicy(EveryStepPolicy):
         super().__init__(config, spec, config.modes, config.error)
         self.rnn = nn.LSTM(self.row_dim, config.hidden, config.layers, batch_first=True)
         self.last = nn.Linear(config.hidden, self.head.params)
+        self._any_precision = all_bfloat16(torch.device("cpu"))
 
     def outputs(self, cond: Float[Tensor, "B T C"]) -> Float[Tensor, "B T P"]:
-        return self.last(self.rnn(cond)[0])
+        if self._any_precision or not cond.is_cpu:
+            return self.last(self.rnn(cond)[0])
+        with torch.autocast("cpu", enabled=False):
+            hidden = self.rnn(cond.float())[0]
+        return self.last(hidden)

@@ -71,7 +71,7 @@ def test_an_error_of_the_policy_is_not_taken_for_one_of_the_compiler(monkeypatch
         learner.update(Data().batch(4))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_it_learns_the_same(tmp_path):
     root = Path(__file__).parents[2]

@@ -36,7 +36,7 @@ def done(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_copies_parts_and_shards_learn_what_one_process_learns(done):
     (first, second), one = (torch.load(done / f"2_{rank}.pt") for rank in (0, 1)), torch.load(done / "1_0.pt")
     assert first["ranks"] == [0, 1]

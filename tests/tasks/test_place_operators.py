@@ -77,7 +77,7 @@ def test_a_can_that_is_lost_on_the_way_is_fetched_again():
     assert episode.success
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("body", [CAN, SQUARE])
 def test_they_succeed_about_as_often_as_a_person_learning_to_teleoperate(body):
     episodes = [fly(body, seed, HandStyle())[0] for seed in range(12)]

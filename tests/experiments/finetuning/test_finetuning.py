@@ -355,7 +355,7 @@ def test_what_does_not_fit_is_one_line_and_leaves_nothing(config, changes, messa
     assert not config.out.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_gate_is_calibrated_on_the_frozen_flights_and_its_triggers_are_kept(data, tmp_path):
     agent = replace(LOOKS_AHEAD, warmup=Warmup(frozen=300))
     config = tuned(data, tmp_path / "run", agent=agent, improvement=None, gate=GateConfig(risk=0.4, patience=2))
@@ -371,6 +371,7 @@ def test_a_gate_is_calibrated_on_the_frozen_flights_and_its_triggers_are_kept(da
     assert all(row["threshold"] == threshold and row["cause"] != "none" for row in triggers)
 
 
+@pytest.mark.long
 def test_too_few_frozen_flights_for_the_gates_risk_are_said(data, tmp_path):
     agent = replace(LOOKS_AHEAD, warmup=Warmup(frozen=60))
     config = tuned(data, tmp_path / "run", agent=agent, improvement=None, gate=GateConfig(), episodes=2, offline_updates=2)
