@@ -6,8 +6,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Generator
-from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 
@@ -15,41 +13,10 @@ import numpy as np
 
 from hardware import arms
 from hardware.doubles.panel import Panel
+from hardware.mjpeg import Stream
 
 RATE_HZ = 30.0
 QUALITY = 95  # of the JPEG; its colours as fine as its brightness
-_PART = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n"
-
-
-class Stream:
-    """The newest picture of one camera, for whoever watches."""
-
-    def __init__(self) -> None:
-        self.watched = 0
-        self._jpeg, self._count, self._fresh = b"", 0, threading.Condition()
-
-    def show(self, picture: np.ndarray) -> None:
-        """uint8 (H, W, 3) RGB."""
-        jpeg = _jpeg(picture)
-        with self._fresh:
-            self._jpeg, self._count = jpeg, self._count + 1
-            self._fresh.notify_all()
-
-    def pictures(self) -> Generator[bytes, None, None]:
-        """One after the other, each once it is there; none that nobody fetched in time."""
-        count = 0
-        with self._fresh:
-            self.watched += 1
-        try:
-            while True:
-                with self._fresh:
-                    while self._count == count:
-                        self._fresh.wait()
-                    jpeg, count = self._jpeg, self._count
-                yield jpeg
-        finally:
-            with self._fresh:
-                self.watched -= 1
 
 
 def film(name: str, mjcf: str, panel: str, size: tuple[int, int], pipe: Connection) -> None:
@@ -70,7 +37,7 @@ def film(name: str, mjcf: str, panel: str, size: tuple[int, int], pipe: Connecti
         due = max(due + 1 / RATE_HZ, time.monotonic())
         for camera, stream in streams.items():
             if stream.watched:
-                stream.show(filming.picture(camera, size, shared.q, shared.ball))
+                stream.show(_jpeg(filming.picture(camera, size, shared.q, shared.ball)))
     os._exit(0)
 
 
@@ -88,12 +55,7 @@ def _handler(streams: dict[str, Stream]) -> type[BaseHTTPRequestHandler]:
             if stream is None:
                 self.send_error(404, f"cameras here: {', '.join(streams)}")
                 return
-            self.send_response(200)
-            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-            self.end_headers()
-            with closing(stream.pictures()) as pictures, suppress(ConnectionError):  # until nobody watches any more
-                for jpeg in pictures:
-                    self.wfile.write(_PART % (len(jpeg), jpeg))
+            stream.answer(self)
 
         def log_message(self, format: str, *args: object) -> None:
             pass

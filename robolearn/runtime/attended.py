@@ -13,6 +13,7 @@ from types import TracebackType
 import numpy as np
 from PIL import Image
 
+from hardware.mjpeg import Stream
 from hardware.types import Command, Observation, Pilot
 from robolearn.core.errors import UserError
 
@@ -26,7 +27,6 @@ setInterval(async () => {
     line.append(...row.map(text => Object.assign(document.createElement("td"), { textContent: text }))); return line; }));
 }, 300);
 </script>"""
-_SEPARATOR = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
 
 
 class Pace:
@@ -78,8 +78,7 @@ class LiveView:
     def __init__(self, port: int = 8642, host: str = "127.0.0.1", secret: str = "") -> None:
         self.path = f"/{secret}/" if secret else "/"
         self.figures: Sequence[tuple[str, str]] = ()
-        self._frame, self._count, self._fresh = b"", 0, threading.Condition()
-        self._closed = False
+        self.stream = Stream()
         try:
             self._server = ThreadingHTTPServer((host, port), _handler(self))
         except (OSError, OverflowError) as error:
@@ -95,9 +94,7 @@ class LiveView:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with self._fresh:
-            self._closed = True
-            self._fresh.notify_all()
+        self.stream.close()
         self._server.shutdown()
         self._server.server_close()
 
@@ -109,22 +106,14 @@ class LiveView:
         picture = np.hstack([np.pad(image, ((0, height - image.shape[0]), (0, 0), (0, 0))) for image in images.values()])
         encoded = io.BytesIO()
         Image.fromarray(picture).save(encoded, "JPEG", quality=90)
-        with self._fresh:
-            self._frame, self._count = encoded.getvalue(), self._count + 1
-            self._fresh.notify_all()
-
-    def after(self, count: int) -> tuple[bytes, int]:
-        """Wait for a frame newer than the `count`-th; (b"", count) once closed."""
-        with self._fresh:
-            self._fresh.wait_for(lambda: self._count > count or self._closed)
-            return (b"", count) if self._closed else (self._frame, self._count)
+        self.stream.show(encoded.getvalue())
 
 
 def _handler(view: LiveView) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == f"{view.path}stream":
-                self._stream()
+                view.stream.answer(self)
                 return
             pages = {view.path: ("text/html", _PAGE), f"{view.path}figures": ("application/json", json.dumps(view.figures).encode())}
             kind, body = pages.get(self.path, ("text/plain", b""))
@@ -132,18 +121,6 @@ def _handler(view: LiveView) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", kind)
             self.end_headers()
             self.wfile.write(body)
-
-        def _stream(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-            self.end_headers()
-            frame, count = view.after(0)
-            try:
-                while frame:
-                    self.wfile.write(_SEPARATOR % len(frame) + frame + b"\r\n")
-                    frame, count = view.after(count)
-            except ConnectionError:
-                pass  # the browser was closed
 
         def log_message(self, format: str, *args: object) -> None:
             pass  # the terminal belongs to the progress bar
