@@ -10,7 +10,6 @@ clock, success judged by where the double's tool really is. Resumed where it sto
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 from dataclasses import dataclass, field, replace
@@ -75,12 +74,12 @@ def on_double(robot: RobotConfig, double: Double) -> RobotConfig:
 
 def fly(arm: str, checkpoint: Path, asked: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
     """The trials on the double, those that `out` has among them."""
-    from robolearn.core.checkpoint import load_policy
+    from robolearn.core.checkpoint import digest_of, load_policy
     from robolearn.evaluation.evaluate import reseed
     from robolearn.runtime.async_pilot import AsyncPilot
     from robolearn.runtime.rollout import rollout
 
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
+    digest = digest_of(checkpoint)
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = [trial for trial in done if trial["checkpoint"] == digest]
     if len(done) >= asked.trials:

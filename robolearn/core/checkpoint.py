@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
@@ -23,6 +24,11 @@ from robolearn.core.types import Policy
 
 FORMAT = 1  # grows when an older robolearn could not read the file
 _HEADER = "robolearn"
+
+
+def digest_of(path: Path) -> str:
+    """What evaluations and episodes call a checkpoint: 16 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 @runtime_checkable

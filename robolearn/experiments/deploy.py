@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from hardware import RobotConfig
 from hardware.robot import SafeRobot
 from hardware.teleop.keys import Keys, NoKeys, PassedKeys, TerminalKeys, UrgentKeys
 from hardware.teleop.operator import STOPPED_BY_PERSON
-from robolearn.core.checkpoint import load_policy
+from robolearn.core.checkpoint import digest_of, load_policy
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.run import Run, read_metrics, require_free
 from robolearn.core.types import Policy
@@ -125,11 +124,6 @@ def run(config: Config) -> None:
             folder.finish(episodes=len(won), successes=sum(won))
     low, high = (100 * edge for edge in success_interval(sum(won), len(won))) if won else (0.0, 100.0)
     console.print(f"{store.url}: {sum(won)}/{len(won)} successful (95 % interval {low:.0f} to {high:.0f} %)")
-
-
-def digest_of(checkpoint: Path) -> str:
-    """What an episode's meta calls it."""
-    return hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
 
 
 def _remote(config: Config, stack: ExitStack, console: Console) -> RemotePolicy | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import hardware
 from hardware import RobotConfig
 from hardware.types import RobotSpec, Source
-from robolearn.core.checkpoint import load_policy, read_header
+from robolearn.core.checkpoint import digest_of, load_policy, read_header
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.files import write_atomic
 from robolearn.core.run import Run
@@ -72,7 +71,7 @@ def run(config: Config) -> Evaluation:
     folder = Run(config.out, config, config.overwrite)
     check_fits(config.checkpoint, hardware.spec_of(config.robot))
     check_goal(config.checkpoint, config.goal)
-    digest = hashlib.sha256(config.checkpoint.read_bytes()).hexdigest()[:16]
+    digest = digest_of(config.checkpoint)
     if folder.finished() and (there := read_evaluation(config.out / "evaluation.json").per_trial[0].flown_by) != digest:
         raise UserError(f"{config.out}: evaluated {config.checkpoint} when it was {there}, now it is {digest}; --overwrite discards that")
     if not folder.finished():

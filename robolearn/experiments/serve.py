@@ -68,8 +68,7 @@ def _service(config: Config) -> Iterator[Service]:
     if config.checkpoint is not None:
         import torch  # a robot's computer need not have it
 
-        from robolearn.core.checkpoint import load_policy
-        from robolearn.experiments.deploy import digest_of
+        from robolearn.core.checkpoint import digest_of, load_policy
         from robolearn.runtime.served_policy import ServedPolicy
 
         torch.set_num_threads(config.threads)

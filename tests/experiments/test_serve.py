@@ -20,6 +20,7 @@ from hardware.network import keys
 from hardware.network.served_robot import ServedRobot
 from hardware.types import HardwareError, Source
 from robolearn.cli import main
+from robolearn.core.checkpoint import digest_of
 from robolearn.core.errors import UserError
 from robolearn.core.run import read_json
 from robolearn.data.store import EpisodeStore
@@ -66,7 +67,7 @@ def test_deployed_from_elsewhere_it_flies_the_same_episodes_to_the_bit(tmp_path:
     for column in ("action", "requested_action", "state", "source"):
         here, there = (store.lowdim(column) for store in stores)
         assert here.tobytes() == there.tobytes(), column
-    assert [store.meta(1)["checkpoint"] for store in stores] == 2 * [deploy.digest_of(policy)]
+    assert [store.meta(1)["checkpoint"] for store in stores] == 2 * [digest_of(policy)]
     assert stores[1].meta(1)["inference_ms"] > 0
     for store in stores:
         store.close()
@@ -94,7 +95,7 @@ def test_a_policy_here_a_real_arm_there_and_deploy_between_them(tmp_path: Path) 
             assert "the client is gone: closed" in said.read_text()
     with EpisodeStore.open(tmp_path / "out/dataset.zarr") as store:
         meta = store.meta(0)
-        assert (store.spec.name, meta["stopped"], meta["checkpoint"]) == ("so101", None, deploy.digest_of(policy))
+        assert (store.spec.name, meta["stopped"], meta["checkpoint"]) == ("so101", None, digest_of(policy))
         assert store.length(0) >= 15
         assert np.mean(store.lowdim("source") == Source.POLICY) > 0.5  # a machine that is busy may answer too late for some rows
         assert 0.01 < np.abs(store.lowdim("action")[:, :-1] - home).max() < 0.6
