@@ -32,13 +32,7 @@ def robot_of(actions: Actions) -> SafeRobot:
     model = replace(model, spec=real.slowed(model.spec, 0.3))
     spec, arm = real.spec(config), FakeArm(model.spec)
     governor = real.governor_of(model, config, spec)
-
-    def seen(state: ArmState) -> dict[str, np.ndarray]:
-        position = governor.kinematics.position(state.q)
-        assert position is not None
-        return {"joint_pos": state.q, "ee_pos": position, "gripper": np.array([state.gripper])}
-
-    return SafeRobot(spec, ArmLoop(arm, SimClock(arm.advance), governor), {}, seen)
+    return SafeRobot(spec, ArmLoop(arm, SimClock(arm.advance), governor), {}, real.state_reader(governor.kinematics))
 
 
 class Drift(Policy):

@@ -92,7 +92,13 @@ def test_both_sides_are_labelled_and_the_policy_thinks_anew(scene: Scene, monkey
 
 def test_the_first_command_leaves_the_robot_where_it_is_told_to_be(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """The person takes it in the middle of a motion, and does nothing."""
-    monkeypatch.setattr(scene, "hand", lambda number: setattr(scene.device, "down", number >= 7))
+    told: list[np.ndarray] = []
+
+    def hand(number: int) -> None:
+        scene.device.down = number >= 7
+        told.append(scene.robot.governor.commanded(scene.robot.clock.now()))
+
+    monkeypatch.setattr(scene, "hand", hand)
     episode = rollout(scene.robot, scene, TASK, RNG)
     np.testing.assert_allclose(episode.requested_action[7], scene.rests[7], atol=1e-6)
     assert episode.action[7:, -1] == pytest.approx(OPEN), "the gripper stays, wherever the leader's is"
@@ -100,7 +106,8 @@ def test_the_first_command_leaves_the_robot_where_it_is_told_to_be(scene: Scene,
     after = np.array(scene.smooth.path[7 * ticks :])
     moving = np.diff(after, axis=0)
     assert np.abs(moving[0]).max() > 1e-4, "it was moving"
-    assert np.abs(after[-1] - after[0]).max() < 0.2  # rad: the rest of a decision's way, and of the braking
+    np.testing.assert_allclose(after[-1], told[7], atol=1e-9)
+    assert (np.abs(after[-1] - after[0]) <= scene.robot.governor._reach).all(), "the target runs ahead by no more"
     assert np.abs(moving[-ticks:]).max() < 1e-7, "it came to rest"
     if scene.robot.spec.action_mode == "joint_pos":
         assert (moving * np.sign(moving[0]) > -1e-6).all(), "and did not come back"
