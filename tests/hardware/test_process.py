@@ -73,6 +73,15 @@ def wait(until, seconds: float = 20.0) -> bool:
     return False
 
 
+def silence_stops_it_and_a_reset_goes_on(robot: SafeRobot) -> None:
+    robot.reset(np.random.default_rng(0))
+    go(robot, ARM.home + 0.1)
+    assert wait(lambda: robot.stopped == "stale")
+    assert wait(lambda: robot.governor.at_rest)
+    robot.reset(np.random.default_rng(0))
+    assert robot.stopped is None
+
+
 class TestRobotInAProcess(RobotContract):
     def make(self) -> SafeRobot:
         return robot_of()
@@ -115,12 +124,7 @@ def test_holding_is_at_the_pose_that_is_commanded(robot: SafeRobot) -> None:
 
 
 def test_silence_stops_it_and_a_reset_goes_on(robot: SafeRobot) -> None:
-    robot.reset(np.random.default_rng(0))
-    go(robot, ARM.home + 0.1)
-    assert wait(lambda: robot.stopped == "stale")
-    assert wait(lambda: robot.governor.at_rest)
-    robot.reset(np.random.default_rng(0))
-    assert robot.stopped is None
+    silence_stops_it_and_a_reset_goes_on(robot)
 
 
 def test_a_chunk_is_flown_row_by_row_and_late_rows_are_dropped(robot: SafeRobot) -> None:

@@ -15,6 +15,7 @@ from hardware import realsense
 from hardware.cameras import CameraConfig, ThreadedCamera
 from hardware.realsense import WINDOW, DeviceClock, frames
 from hardware.types import HardwareError
+from tests.hardware.test_cameras import wait_for
 
 pytest.importorskip("libusb_package", reason="robolearn[realsense] is not installed")
 try:
@@ -83,14 +84,6 @@ def soft() -> Iterator[Soft]:
 def camera_of(soft: Soft, **values: Any) -> ThreadedCamera:
     config = CameraConfig("realsense:0042", size=(48, 64), **values)
     return ThreadedCamera("top", config, partial(frames, find=soft.find))
-
-
-def wait_for(message: str, camera: ThreadedCamera) -> None:
-    ends = time.monotonic() + 20
-    with pytest.raises(HardwareError, match=message):
-        while time.monotonic() < ends:
-            camera.read()
-            time.sleep(0.01)
 
 
 def test_the_newest_frame_in_rgb_and_its_time(soft: Soft) -> None:

@@ -28,7 +28,7 @@ from hardware.testing import LimitProbe, RobotContract
 from hardware.types import Command, HardwareError, Source
 from tests.hardware.network.serving import served
 from tests.hardware.network.test_server import raw
-from tests.hardware.test_process import go, robot_of, wait
+from tests.hardware.test_process import go, robot_of, silence_stops_it_and_a_reset_goes_on, wait
 
 pytest.importorskip("zmq")
 
@@ -181,12 +181,7 @@ def test_in_real_time_a_command_by_the_robots_own_clock_is_flown(place: tuple[st
 
 def test_silence_stops_it_there(place: tuple[str, Path]) -> None:
     with opened(place) as robot:
-        robot.reset(np.random.default_rng(0))
-        go(robot, ARM.home + 0.1)
-        assert wait(lambda: robot.stopped == "stale")
-        assert wait(lambda: robot.governor.at_rest)
-        robot.reset(np.random.default_rng(0))
-        assert robot.stopped is None
+        silence_stops_it_and_a_reset_goes_on(robot)
 
 
 def test_a_stop_is_heard_while_it_drives_home(place: tuple[str, Path]) -> None:

@@ -65,6 +65,13 @@ class TestContract(PilotContract):
         return AsyncPilot(Slow(), execute=3), SPEC, look(0)
 
 
+def answer(pilot: AsyncPilot, policy: Slow) -> None:
+    """What it is thinking of comes to its end."""
+    policy.free.set()
+    assert pilot._pending is not None
+    pilot._pending.result(20)
+
+
 def test_a_quick_policy_is_flown_as_if_it_were_asked_in_line(policy: Slow) -> None:
     pilot = AsyncPilot(policy, execute=3)
     # Asked at step 2 (one row ahead), the answer is there at step 3: its row 1, since its row 0 was for step 2.
@@ -77,9 +84,7 @@ def test_the_robot_goes_on_while_it_thinks_and_late_rows_are_dropped(policy: Slo
     assert values(pilot, range(2)) == [0, 0.01]
     policy.free.clear()
     assert values(pilot, range(2, 5), settle=False) == [0.02, 0.03, 0.04]
-    policy.free.set()
-    assert pilot._pending is not None
-    pilot._pending.result(20)
+    answer(pilot, policy)
     assert values(pilot, range(5, 6)) == [2.03]  # rows 0 to 2 of the new chunk were for steps 2 to 4
     assert pilot.late_rows == 3
 
@@ -92,9 +97,7 @@ def test_a_policy_that_hangs_falls_silent_when_its_chunk_ends_and_comes_back(pol
     for step in (6, 7):
         with pytest.raises(NoDecision, match="no answer for"):
             pilot.decide(look(step))
-    policy.free.set()
-    assert pilot._pending is not None
-    pilot._pending.result(20)
+    answer(pilot, policy)
     with pytest.raises(NoDecision):
         pilot.decide(look(8))  # the answer to step 2 ends with step 7: too late altogether, and the next is asked for
     assert pilot._pending is not None
@@ -111,9 +114,7 @@ def test_told_to_forget_it_drops_its_chunks_and_what_it_was_thinking_and_does_no
     pilot.forget()
     with pytest.raises(NoDecision):
         pilot.decide(look(4))
-    policy.free.set()
-    assert pilot._pending is not None
-    pilot._pending.result(20)
+    answer(pilot, policy)
     assert values(pilot, range(5, 6)) == [4.01]
 
 
@@ -126,9 +127,7 @@ def test_given_back_before_its_first_answer_it_does_not_wait_for_that(policy: Sl
     policy.free.clear()
     with pytest.raises(NoDecision):
         pilot.decide(look(1))
-    policy.free.set()
-    assert pilot._pending is not None
-    pilot._pending.result(20)
+    answer(pilot, policy)
     assert values(pilot, range(2, 3)) == [1.01]
 
 
