@@ -133,7 +133,8 @@ def _inverse(jacobian: np.ndarray, damping: float) -> np.ndarray:
 
 
 def _factor(jacobian: np.ndarray, damping: float) -> np.ndarray:
-    damped = jacobian @ jacobian.T + damping**2 * np.eye(len(jacobian))
+    damped = jacobian @ jacobian.T
+    damped.flat[:: len(damped) + 1] += damping**2
     mujoco.mju_cholFactor(damped, 0.0)  # not LAPACK: its threads cost 1 ms here when the machine is busy
     return damped
 
