@@ -14,6 +14,7 @@ from hardware.types import Command, HardwareError, Observation, RobotSpec, Sourc
 Verdict = Literal["success", "failure", "discard", "quit"]  # how a person ends an episode
 VERDICTS: dict[str, Verdict] = {"s": "success", "f": "failure", "r": "discard", "q": "quit"}
 STOPPED_BY_PERSON = "operator"  # the reason of a person's stop: no next episode drives the arm home without being told to
+LEFT_STOPPED = "stopped by a person: the arm stays where it is; the same command drives it home and goes on"
 EPISODE_KEYS = "space or g gripper · s success · f failure · r redo (discard) · q quit"
 GRIPPER_PER_S = 2.0  # of its opening, at a trigger pulled through
 LINGER_S = 0.5  # a device without a clutch is let go of when it was not moved for so long

@@ -18,7 +18,7 @@ import hardware
 from hardware import RobotConfig
 from hardware.robot import SafeRobot
 from hardware.teleop.keys import Keys, NoKeys, PassedKeys, TerminalKeys, UrgentKeys
-from hardware.teleop.operator import STOPPED_BY_PERSON
+from hardware.teleop.operator import LEFT_STOPPED, STOPPED_BY_PERSON
 from robolearn.core.checkpoint import digest_of, load_policy
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.run import Run, read_metrics, require_free
@@ -150,7 +150,7 @@ def _fly(
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while (index := len(won)) < config.episodes:
             if robot.stop_asked == STOPPED_BY_PERSON:  # an episode would begin by driving the arm home
-                console.print("stopped by a person: the arm stays where it is; the same command drives it home and goes on")
+                console.print(LEFT_STOPPED)
                 break
             display = DeployView(robot, index, config.episodes, won, live.update, pilot.view)
             with store.record() as recording:  # discarded unless it is finished

@@ -17,7 +17,7 @@ import hardware
 from hardware import RobotConfig
 from hardware.robot import SafeRobot
 from hardware.teleop.keys import TerminalKeys
-from hardware.teleop.operator import EPISODE_KEYS, STOPPED_BY_PERSON
+from hardware.teleop.operator import EPISODE_KEYS, LEFT_STOPPED, STOPPED_BY_PERSON
 from hardware.types import Pilot
 from robolearn.core.errors import UserError
 from robolearn.core.run import Run, require_free
@@ -95,7 +95,7 @@ def _record(
         always = _always(config, robot, task)
         while (index := len(store)) < config.episodes:
             if robot.stop_asked == STOPPED_BY_PERSON:  # an episode would begin by driving the arm home
-                console.print("stopped by a person: the arm stays where it is; the same command drives it home and goes on")
+                console.print(LEFT_STOPPED)
                 return False
 
             def on_step(step: Step) -> None:
