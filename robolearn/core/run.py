@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from robolearn.core.config import read_yaml, save_config, to_dict
+from robolearn.core.config import from_dict, read_yaml, save_config, to_dict
 from robolearn.core.errors import UserError
 from robolearn.core.files import HALF, append_line, drop_halves, free_mib, require_free, write_atomic
 
@@ -171,9 +171,17 @@ class Run:
 
     def _differences(self) -> dict[str, tuple[Any, Any]]:
         """Of the config in the folder and the one at hand, by the dotted names of their fields."""
-        there, here = _flat(read_yaml(self.out / "config.yaml")), _flat(yaml.safe_load(yaml.safe_dump(to_dict(self.config))))
+        there, here = _flat(self._there()), _flat(yaml.safe_load(yaml.safe_dump(to_dict(self.config))))
         names = [n for n in dict.fromkeys([*there, *here]) if not {n, n.split(".")[0]} & set(self._how)]
         return {n: (there.get(n), here.get(n)) for n in names if there.get(n) != here.get(n)}
+
+    def _there(self) -> dict[str, Any]:
+        """The config in the folder; what a run of an earlier version could not know has its default, so that it goes on."""
+        written = read_yaml(self.out / "config.yaml")
+        try:
+            return yaml.safe_load(yaml.safe_dump(to_dict(from_dict(type(self.config), written))))
+        except UserError:  # no longer a config of this verb: its fields are told one by one
+            return written
 
     def _empty(self) -> None:
         os.close(_locked(self.out))  # not under another's feet

@@ -56,6 +56,20 @@ def test_another_config_is_refused_by_field_and_overwrite_discards_it(tmp_path: 
         assert [p.name for p in config.out.iterdir()] == ["config.yaml"]
 
 
+def test_a_run_of_before_an_option_existed_goes_on_with_its_default(tmp_path: Path) -> None:
+    config = Config(tmp_path / "run")
+    with Run(config.out, config) as run:
+        run.finish(success=1.0)
+    written = config.out / "config.yaml"
+    written.write_text("".join(line for line in written.read_text().splitlines(True) if "seed" not in line))
+    assert Run(config.out, config).finished()
+    with pytest.raises(UserError, match=r"there != here\): seed: 0 != 1$"):
+        Run(config.out, replace(config, seed=1))
+    written.write_text(written.read_text() + "gone: 3\n")  # an option that there is no more: not the same run
+    with pytest.raises(UserError, match="gone: 3 != None"):
+        Run(config.out, config)
+
+
 def test_a_finished_run_goes_on_where_more_is_asked_for(tmp_path: Path) -> None:
     config = Config(tmp_path / "run", seed=3)
     with Run(config.out, config, grows="seed") as run:
