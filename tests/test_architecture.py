@@ -55,6 +55,19 @@ def test_opening_the_hardware_door_costs_no_simulator() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
+def test_no_verb_waits_for_what_it_may_not_use() -> None:
+    """Each of these takes as long to import as torch, or a second; whoever asks for help, or made a slip, pays for none of them."""
+    code = """
+import importlib, pkgutil, sys, robolearn.experiments
+for module in pkgutil.walk_packages(robolearn.experiments.__path__, "robolearn.experiments."):
+    importlib.import_module(module.name)
+print(sorted({"torch._dynamo", "diffusers", "torchvision", "torch.distributed.fsdp", "scipy.stats", "robosuite"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_the_lock_pins_with_hashes_and_names_no_host() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     assert not re.search(r"https?://|--(extra-)?index-url|--find-links|git\+|file:", lock)

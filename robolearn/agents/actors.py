@@ -6,7 +6,6 @@ import math
 from abc import abstractmethod
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -116,6 +115,8 @@ class DiffusionActor(ActorNet):
     WAVES = 8  # sines and cosines that tell the network the step
 
     def __init__(self, latent: int, action: int, width: int, draws: int):
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler  # as long to import as torch: only for who samples
+
         super().__init__()
         self.action, self.draws = action, draws
         self.net = EnsembleMlp(1, latent + action + 2 * self.WAVES, width, action)

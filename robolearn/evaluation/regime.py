@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from robolearn.core.errors import UserError
 from robolearn.evaluation.statistics import Interval
@@ -79,4 +79,4 @@ def _half_width(policy: np.ndarray, data: np.ndarray, confidence: float) -> floa
         return 0.0
     of = [(both if np.ptp(sample) == 0 else sample).var(ddof=1) / len(sample) for sample in (policy, data)]
     freedom = sum(of) ** 2 / sum(v**2 / (len(sample) - 1) for v, sample in zip(of, (policy, data), strict=True))
-    return float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(sum(of)))
+    return float(scipy.stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(sum(of)))

@@ -28,8 +28,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float
-from scipy import special, stats
 
 from robolearn.core.errors import UserError, require_at_least
 
@@ -186,7 +186,7 @@ def _largest_error(crossed: Bool[np.ndarray, "records episodes successes"], marg
         last = np.minimum(s / k, 1)  # the chance that the last of k was one of the s
         inside = ((1 - last) * inside + last * np.roll(inside, 1, axis=1)) * ~crossed[:, k]
     p = np.linspace(margin, 1, _RATES)
-    records, flown = (stats.binom.pmf(np.arange(trials + 1)[:, None], trials, rate) for trials, rate in ((n, p), (most, p - margin)))
+    records, flown = (scipy.stats.binom.pmf(np.arange(trials + 1)[:, None], trials, rate) for trials, rate in ((n, p), (most, p - margin)))
     return float(1 - (records * (inside @ flown)).sum(axis=0).min())
 
 
@@ -202,4 +202,4 @@ def _rate_on_the_edge(m: np.ndarray, n: int, s: np.ndarray, k: int, margin: floa
 
 
 def _loglik(successes: np.ndarray, episodes: int, rate: np.ndarray) -> np.ndarray:
-    return special.xlogy(successes, rate) + special.xlog1py(episodes - successes, -rate)
+    return scipy.special.xlogy(successes, rate) + scipy.special.xlog1py(episodes - successes, -rate)

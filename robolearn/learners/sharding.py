@@ -1,4 +1,7 @@
-"""A policy that is too large for copies: every GPU keeps a part of its weights, gradients and moments (FSDP2)."""
+"""A policy that is too large for copies: every GPU keeps a part of its weights, gradients and moments (FSDP2).
+
+torch's distributed tensors take as long to import as torch itself, so each function does it on its own.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(module: nn.Module, device: torch.device) -> None:
     """In place. Every block of a ModuleList is gathered for its own computation only; what is left, for all of it."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     blocks = [block for part in module.modules() if isinstance(part, nn.ModuleList) for block in part]
     for block in reversed(blocks):  # the inner ones first
@@ -25,6 +28,8 @@ def shard(module: nn.Module, device: torch.device) -> None:
 
 def whole(state: Any) -> Any:
     """The same structure with whole tensors on the CPU in place of the parts. All ranks call it together."""
+    from torch.distributed.tensor import DTensor
+
     if isinstance(state, DTensor):
         return state.full_tensor().cpu()
     if isinstance(state, Mapping):
@@ -46,6 +51,8 @@ def load_whole_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, A
 
 
 def _part(value: Tensor, like: Tensor | None) -> Tensor:
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
     if not isinstance(like, DTensor):
         return value
     device = like.to_local().device

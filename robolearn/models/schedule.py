@@ -8,17 +8,18 @@ Python on a CPU, several dozen kernels on a GPU. Tests compare with its own `ste
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
 Prediction = Literal["epsilon", "sample", "v_prediction"]  # of the network: the noise, the clean chunk, or Salimans & Ho's velocity
 Sampler = Literal["ddim", "ddpm", "dpm"]
-SCHEDULERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler, "dpm": DPMSolverMultistepScheduler}
 
 
 class Step(NamedTuple):
@@ -40,15 +41,24 @@ class Schedule:
     """Noise levels 0 (almost clean) to `levels` - 1, squared cosine (Nichol & Dhariwal, ICML 2021), and the ways back through them."""
 
     def __init__(self, levels: int, prediction: Prediction):
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler  # as long to import as torch: only for who samples
+
         self.levels, self.prediction = levels, prediction
         self.noising = DDPMScheduler(**self._settings())
 
     def scheduler(self, sampler: Sampler, steps: int) -> DDIMScheduler | DDPMScheduler | DPMSolverMultistepScheduler:
         """diffusers' own, its timesteps set; what `steps` is worked out from and compared with."""
+        from diffusers.schedulers import scheduling_ddim, scheduling_ddpm, scheduling_dpmsolver_multistep
+
+        kinds = {
+            "ddim": scheduling_ddim.DDIMScheduler,
+            "ddpm": scheduling_ddpm.DDPMScheduler,
+            "dpm": scheduling_dpmsolver_multistep.DPMSolverMultistepScheduler,
+        }
         # A cosine schedule's last level is all but pure noise, which DPM-Solver's logarithms do not stand: diffusers advises to leave it
         # out. Its `thresholding` with this maximum is the plain clip that the other two have.
         extra = {"lambda_min_clipped": -5.1, "thresholding": True, "sample_max_value": 1.0} if sampler == "dpm" else {}
-        scheduler = SCHEDULERS[sampler](**self._settings(), **extra)
+        scheduler = kinds[sampler](**self._settings(), **extra)
         scheduler.set_timesteps(steps)
         return scheduler
 
@@ -58,9 +68,9 @@ class Schedule:
         times = scheduler.timesteps.tolist()
         if len(set(times)) != steps:
             raise ValueError(f"{steps} steps are more than the sampler {sampler} finds in {self.levels} noise levels")
-        if isinstance(scheduler, DPMSolverMultistepScheduler):
-            return self._dpm(times, [float(sigma) for sigma in scheduler.sigmas])
-        make = self._ddim if isinstance(scheduler, DDIMScheduler) else self._ddpm
+        if sampler == "dpm":
+            return self._dpm(times, [float(sigma) for sigma in scheduler.sigmas])  # pyright: ignore[reportAttributeAccessIssue] it has
+        make = self._ddim if sampler == "ddim" else self._ddpm
         return [make(time, time - self.levels // steps) for time in times]
 
     def amounts(self, level: int) -> tuple[float, float]:

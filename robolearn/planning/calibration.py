@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
 from robolearn.core.errors import UserError, require_at_least
@@ -65,4 +65,4 @@ def scale_free(measure: Float[Tensor, " N"], held_out: Float[Tensor, " M"]) -> F
 def _spearman(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> float:
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
-    return float(stats.spearmanr(x, y).statistic)  # pyright: ignore[reportAttributeAccessIssue]
+    return float(scipy.stats.spearmanr(x, y).statistic)  # pyright: ignore[reportAttributeAccessIssue]

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from robolearn.models.augment import YIQ, color_matrix
 
@@ -71,6 +70,8 @@ def _colour(pixels: Tensor, config: ViewsConfig, drawn: Tensor) -> Tensor:
 
 def _blur(pixels: Tensor, chosen: Tensor, drawn: float) -> Tensor:
     """A Gaussian of 0.1 to 2 px at 224 px, one width for the whole batch, a tenth of the image at most."""
+    from torchvision.transforms.v2 import functional as transforms  # as long to import as torch: only for who blurs
+
     if not chosen.any():
         return pixels
     side = min(pixels.shape[-2:])

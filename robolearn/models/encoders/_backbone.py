@@ -9,8 +9,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.models.encoders._checkpoints import Preparation
@@ -72,6 +70,9 @@ class Backbone(CameraEncoder):
 
     def prepare(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 h w"]:
         """Pixels in [0, 1] as the network knows them: size and colours."""
+        from torchvision.transforms.v2 import InterpolationMode  # as long to import as torch: only for who sees through a large network
+        from torchvision.transforms.v2 import functional as transforms
+
         how, size = self.preparation, self.config.size
         if size != 0:
             side = size or how.size

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -71,9 +70,11 @@ class ResNetTrunk(Trunk):
     """ResNet-18, 34 or 50 (He et al., CVPR 2016) under torchvision's names. outputs: of a layer after the mean; 0: the mean itself."""
 
     def __init__(self, depth: int, norm: Literal["batch", "group"] = "batch", outputs: int = 0):
+        from torchvision import models  # as long to import as torch: only for who sees through one
+
         super().__init__()
         self.name = f"resnet{depth}"
-        self.net = getattr(torchvision.models, self.name)(norm_layer=nn.BatchNorm2d if norm == "batch" else _group_norm)
+        self.net = getattr(models, self.name)(norm_layer=nn.BatchNorm2d if norm == "batch" else _group_norm)
         self.net.fc = nn.Linear(self.net.fc.in_features, outputs) if outputs else nn.Identity()
         self.net.to(memory_format=torch.channels_last)  # up to 1.4 times as quick on CPUs, and what tensor cores want
 

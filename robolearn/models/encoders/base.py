@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as transforms
 
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.types import Encoder
@@ -111,7 +110,7 @@ class CameraEncoder(Encoder):
         self.check(camera, images)
         if self.training:
             return augment(images, self.augment[camera], self.crop_size(camera), self.generator)
-        return transforms.center_crop(images, list(self.crop_size(camera))).float().div_(255)
+        return _centre(images, *self.crop_size(camera)).float().div_(255)
 
     def check(self, camera: str, images: Tensor) -> None:
         """ValueError for anything but bytes of three channels first, of this camera's size."""
@@ -124,3 +123,9 @@ class CameraEncoder(Encoder):
     def _camera(self, name: str, images: Tensor) -> Tensor:
         batch, steps = images.shape[:2]
         return self.encode(name, self.pixels(name, images).flatten(0, 1)).float().unflatten(0, (batch, steps))
+
+
+def _centre(images: Tensor, height: int, width: int) -> Tensor:
+    """torchvision's center_crop, which takes longer to import than torch."""
+    top, left = (round((there - wanted) / 2) for there, wanted in zip(images.shape[-2:], (height, width), strict=True))
+    return images[..., top : top + height, left : left + width]
