@@ -28,7 +28,8 @@ SILENT_S = 0.3  # a page speaks twenty times a second; one that says nothing for
 SEAT_S = 3.0  # and after that another may take over
 MESSAGE_BYTES = 300
 WORDS = (*get_args(Verdict), "stop")
-_FIELDS = {"hold", "x", "y", "z", "turn", "grip", "word"}
+DRIFT = 1e-3  # s per s: two clocks part by no more
+_FIELDS = {"hold", "x", "y", "z", "turn", "grip", "word", "at"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Message:
     hold: bool
     wish: tuple[float, float, float, float, float]
     word: str | None = None
+    at: float | None = None  # when it was said, by the page's own clock [s]
 
     @staticmethod
     def read(text: str | bytes) -> Message:
@@ -54,18 +56,23 @@ class Message:
         values = [given.get(name, 0.0) for name in ("x", "y", "z", "turn", "grip")]
         if not all(type(value) in (int, float) and -1.0 <= value <= 1.0 for value in values):
             raise ValueError("x, y, z, turn, grip: -1 to 1")
+        at = given.get("at")
+        if at is not None and not (type(at) in (int, float) and 0.0 <= at <= 1e9):
+            raise ValueError("at: seconds, 0 to 1e9")
         x, y, z, turn, grip = map(float, values)
-        return Message(hold, (x, y, z, turn, grip), word)
+        return Message(hold, (x, y, z, turn, grip), word, at)
 
 
 class Seat:
     """One client moves the robot, the others watch. Whoever takes the seat begins with nothing held.
 
-    `hold` stays what it was said to be last: a lost connection lets go of nothing, it only moves nothing.
+    `hold` stays what it was said to be last: a lost connection lets go of nothing, it only moves nothing. What came late, on a line that
+    grew slow, was said as much earlier as it took longer than the quickest message before it.
     """
 
     def __init__(self) -> None:
         self.hold, self._wish, self._heard = False, (0.0,) * 5, -math.inf
+        self._said, self._ahead = -math.inf, math.inf  # when the newest message was said, and how far our clock is ahead of the page's [s]
         self._client: object | None = None
         self._words: deque[Verdict] = deque(maxlen=16)
         self._lock = threading.Lock()
@@ -77,11 +84,19 @@ class Seat:
                 vacant = self._client is None or now - self._heard > SEAT_S
                 if not vacant or message.hold:
                     return False
-                self._client = client
+                self._client, self._ahead = client, math.inf
+            self._said = self._time_of(message, now)
             self.hold, self._wish, self._heard = message.hold, message.wish, now
             if message.word not in (None, "stop"):  # a stop is no word of an episode's: Browser hears it from everybody
                 self._words.append(cast(Verdict, message.word))
             return True
+
+    def _time_of(self, message: Message, now: float) -> float:
+        """When it was said, by our clock, if the quickest message took no time."""
+        if message.at is None:
+            return now
+        self._ahead = min(now - message.at, self._ahead + DRIFT * (now - self._heard))
+        return message.at + self._ahead
 
     def leave(self, client: object) -> None:
         with self._lock:
@@ -91,7 +106,7 @@ class Seat:
     def wish(self, now: float) -> np.ndarray:
         """(5,): x, y, z, turn, grip; zeros unless somebody holds on and was heard of lately."""
         with self._lock:
-            fresh = self.hold and self._client is not None and now - self._heard <= SILENT_S
+            fresh = self.hold and self._client is not None and now - self._said <= SILENT_S
             return np.array(self._wish if fresh else (0.0,) * 5)
 
     def words(self) -> list[Verdict]:

@@ -14,6 +14,7 @@ from hardware.teleop.operator import Jogger, shape
 from hardware.types import HardwareError, Observation, RobotSpec
 
 DEADZONE = 0.08  # of full deflection: the cap does not rest exactly at zero
+SILENT_S = 0.2  # a deflected cap reports every 8 or 16 ms, one at rest not at all: deflected and silent, it is out of range
 _READS = 64  # the device queues reports at up to 1 kHz; reading one per decision would steer by the past
 
 
@@ -30,6 +31,7 @@ class SpaceMouse(Jogger):
         super().__init__(spec, NoKeys() if keys is None else keys)
         self._device: Any = device
         self._buttons = [0, 0]
+        self._said, self._heard = None, -np.inf  # the newest report, and when it was new [s]
 
     def __enter__(self) -> SpaceMouse:
         if self._device is None:
@@ -45,7 +47,7 @@ class SpaceMouse(Jogger):
 
     def reset(self) -> None:
         super().reset()
-        self._newest()
+        self._said, self._heard = self._newest().t, -np.inf
 
     def step_m(self, observation: Observation, pressed: list[str]) -> np.ndarray:
         state = self._newest()
@@ -56,8 +58,11 @@ class SpaceMouse(Jogger):
             self.openness = 1.0 - round(self.openness)
         if right:
             self.verdict = "success"
-        self._turned = np.array([state.roll, state.pitch, state.yaw])
-        return shape(np.array([state.x, state.y, state.z]), DEADZONE) * self.jog.limit_m()
+        if state.t != self._said:
+            self._said, self._heard = state.t, observation.time
+        there = observation.time - self._heard <= SILENT_S
+        self._turned = there * np.array([state.roll, state.pitch, state.yaw])
+        return shape(there * np.array([state.x, state.y, state.z]), DEADZONE) * self.jog.limit_m()
 
     def turn_rad(self, observation: Observation) -> np.ndarray:
         return shape(self._turned, DEADZONE) * self.jog.limit_rad()

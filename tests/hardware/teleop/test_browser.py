@@ -133,6 +133,28 @@ def test_silent_it_holds_and_goes_on_when_heard_again(pilot: Browser, page: Clie
     assert pilot.decide(NOW).action[0] > 0
 
 
+def test_what_comes_late_on_a_line_that_grew_slow_moves_nothing() -> None:
+    """The page's clock began 7 s before ours; the finger went up at 9.5, of which nobody here has heard yet."""
+    seat, far = Seat(), (1.0, 0.0, 0.0, 0.0, 0.0)
+    seat.hear("page", Message(False, (0.0,) * 5, at=8.0), 1.05)
+    for said, came in ((9.0, 2.02), (9.05, 2.2), (9.1, 2.35)):
+        assert seat.hear("page", Message(True, far, at=said), came)
+        assert seat.wish(came).any(), "up to 0.3 s behind the quickest"
+    for said, came in ((9.15, 2.6), (9.2, 2.9), (9.25, 3.2)):
+        seat.hear("page", Message(True, far, at=said), came)
+        assert not seat.wish(came).any() and seat.hold
+    seat.hear("page", Message(True, far, at=10.2), 3.25)
+    assert seat.wish(3.25).any(), "the line is quick again"
+
+
+def test_clocks_that_part_slowly_are_no_slow_line() -> None:
+    seat = Seat()
+    for tick in range(20 * 3600):
+        at, now = tick / 20, tick / 20 * (1 + 2e-4)  # 0.7 s in an hour
+        seat.hear("page", Message(tick > 0, (1.0,) * 5, at=at), now)
+    assert seat.wish(now).any()
+
+
 def test_lost_it_holds_at_once_and_lets_go_of_nothing(pilot: Browser, page: ClientConnection) -> None:
     tell(pilot, page, hold=True, x=1)
     assert pilot.decide(NOW).action[0] > 0
@@ -218,7 +240,7 @@ def test_the_page_is_there_for_who_knows_the_secret_only(pilot: Browser) -> None
 
 def test_what_no_page_of_ours_says_is_the_end_of_a_connection_and_holds(pilot: Browser) -> None:
     bad = ["nonsense", "[1]", "7", '{"x": NaN, "hold": true}', '{"x": 1e999}', '{"x": 2}', '{"x": true}', '{"x": "1"}', '{"hold": 1}']
-    bad += ['{"word": "jump"}', '{"speed": 1}', '{"word": ["stop"]}', '{"hold": false, "pad": "' + "x" * MESSAGE_BYTES + '"}']
+    bad += ['{"at": -1}', '{"at": "1"}', '{"at": 1e10}', '{"word": "jump"}', '{"speed": 1}', '{"word": ["stop"]}', '{"hold": false, "pad": "' + "x" * MESSAGE_BYTES + '"}']
     for text in bad:
         with opened(pilot) as page:
             assert say(page)

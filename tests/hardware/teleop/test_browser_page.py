@@ -59,6 +59,8 @@ def test_what_keys_and_fingers_send() -> None:
     url, *texts = json.loads(done.stdout)
     assert url == "ws://phone:1/secret/ws"
     told = [Message.read(text) for text in texts]
+    times = [m.at for m in told if m.at is not None]
+    assert len(times) == len(told) and times == sorted(times)
     assert [(m.hold, m.wish, m.word) for m in told] == [
         (True, (0.5, 0, 0, 0, 0), None),
         (True, (0.5, 0, 0.5, 0, 0), None),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hardware.teleop.operator import shape
-from hardware.teleop.spacemouse import DEADZONE, SpaceMouse
+from hardware.teleop.spacemouse import DEADZONE, SILENT_S, SpaceMouse
 from hardware.testing import PilotContract
 from hardware.types import ArraySpec, HardwareError, Observation, RobotSpec
 
@@ -64,6 +64,19 @@ def test_turning_the_cap_turns_a_body_that_turns():
         mouse.reset()
         device.queue = [{"roll": -1.0, "pitch": DEADZONE, "yaw": 1.0}]
         np.testing.assert_allclose(mouse.decide(NOW).action, [0, 0, 0, -0.05, 0, 0.05, 1], atol=1e-7)
+
+
+def test_a_cap_that_went_out_of_range_deflected_moves_nothing_until_it_reports_again():
+    device = Device()
+    with SpaceMouse(SPEC, device=device) as mouse:
+        device.queue = [{"x": 1.0}]
+        mouse.reset()
+        assert not mouse.decide(NOW).action[:3].any(), "that was before the episode"
+        device.queue = [{"x": 1.0}]  # held still: the same report again
+        moves = [bool(mouse.decide(replace(NOW, time=time)).action[0]) for time in (0.1, 0.2, 0.09 + SILENT_S, 0.4, 0.5)]
+        assert moves == [True, True, True, False, False]
+        device.queue = [{"x": -1.0}]
+        assert mouse.decide(replace(NOW, time=0.6)).action[0] < 0
 
 
 def test_the_newest_report_steers_and_buttons_act_once():
