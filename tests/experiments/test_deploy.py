@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from hardware import RealConfig, RobotConfig
 from hardware.arms.feetech import calibration
 from hardware.cameras import CameraConfig
 from hardware.doubles import launch
+from hardware.doubles.panel import Panel
 from hardware.teleop.keys import TerminalKeys
 from hardware.types import Source
 from robolearn.core.checkpoint import save_checkpoint
@@ -117,6 +122,49 @@ def test_a_person_takes_over_and_gives_back(tmp_path: Path, monkeypatch: pytest.
     assert human == [*range(3, 10), *range(15, 20)]
     assert set(episode.source) == {Source.HUMAN, Source.POLICY}
     assert (episode.action[3:5, 2] > 0).all() and (episode.action[15:20, 3] == 1).all()
+
+
+@contextmanager
+def told(panel: Panel) -> Iterator[list[tuple[float, np.ndarray]]]:
+    """What the arm's controller was told meanwhile: (when [s], joints (J,))."""
+    goals: list[tuple[float, np.ndarray]] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.005):
+            goals.append((time.monotonic(), panel.goal))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield goals
+    finally:
+        done.set()
+        looking.join()
+
+
+@pytest.mark.parametrize("arm", ["so101", pytest.param("ur5e", marks=pytest.mark.long)])
+def test_on_a_double_a_person_takes_over_and_gives_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str) -> None:
+    """From a process beside the arm's, by the wall clock; what its controller is told never leaps, at neither change of hands."""
+    pytest.importorskip({"so101": "scservo_sdk", "ur5e": "rtde_control"}[arm])
+    monkeypatch.setattr(deploy, "_keys", lambda _: Typed())
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    with launch(arm) as double:
+        robot = RobotConfig(arm, arm=RealConfig(double.address, table_m=None, actions="ee_delta"))
+        rows = 0.05 * near(np.zeros(len(hardware.spec_of(robot).action.names))) + np.append(np.zeros(3), 0.5).astype(np.float32)
+        policy = checkpoint(tmp_path / "policy.pt", robot, rows)
+        with told(double.panel) as goals:
+            deploy.run(deploy.Config(policy, tmp_path / "out", robot, episodes=1, seconds=20.0, view_port=None, takeover="keyboard"))
+    times, q = np.array([when for when, _ in goals]), np.array([goal for _, goal in goals])
+    most = 0.3 * double.model.spec.v_max * (np.diff(times)[:, None] + 0.03) + 0.004  # a tick of 10 ms and its delay, steps of a servo
+    assert len(goals) > 200 and (np.abs(np.diff(q, axis=0)) < most).all()
+    assert np.ptp(q, axis=0).max() > 0.02, "it moved"
+    with EpisodeStore.open(tmp_path / "out/dataset.zarr") as store:
+        episode = store.read(0)
+    assert episode.success and episode.meta["takeovers"] == 2 and episode.meta["stopped"] is None
+    human = np.flatnonzero(episode.source == Source.HUMAN)
+    assert [int(part[0]) for part in np.split(human, np.flatnonzero(np.diff(human) > 1) + 1)] == [3, 15]
+    assert (episode.action[3:5, 2] > 0).all() and {Source.HUMAN, Source.POLICY} <= set(episode.source)
 
 
 class Stopping(Typed):
