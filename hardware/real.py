@@ -48,7 +48,7 @@ class RealConfig:
     tracking_rad: float = 0.3
     """how far the joints may be from where they are told to be: bounds the force of a contact [rad]"""
     realtime: bool = True
-    """ask for real-time priority, unless the arm's SDK forbids that by busy waiting; without it the loop runs, but later under load"""
+    """ask for real-time priority; without it the loop runs, but later under load"""
     cameras: Mapping[str, CameraConfig] = field(default_factory=dict)
     """name -> camera"""
     server_key: str | None = None
@@ -86,7 +86,7 @@ def spec(config: RobotConfig) -> RobotSpec:
 def build(config: RobotConfig) -> SafeRobot:
     """Raises HardwareError: no address, a calibration of another arm, an impossible rate."""
     real, robot_spec = _real(config), spec(config)
-    process = ArmProcess(partial(start, config), fifo=real.realtime and not arms.find(config.body)[0].polls)
+    process = ArmProcess(partial(start, config), fifo=real.realtime)
     cameras = {name: camera.open(name) for name, camera in real.cameras.items()}
     robot = SafeRobot(robot_spec, process, cameras, state_reader(process.governor.kinematics))
     calibration = calibration_of(config)

@@ -25,8 +25,6 @@ class Family:
     """The module whose `serve` speaks the arm's protocol in its place, e.g. hardware.doubles.ur."""
     address: str
     """What an address looks like, for messages: 192.168.1.10, /dev/ttyACM0, can0."""
-    polls: bool = False
-    """The SDK busily waits for replies: at real-time priority it would keep the kernel from delivering them, so that is not asked for."""
 
 
 @cache

@@ -299,5 +299,4 @@ FAMILY = Family(
     drive=_drive,
     double="hardware.doubles.dynamixel",
     address="/dev/ttyUSB0",
-    polls=True,
 )

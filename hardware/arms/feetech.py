@@ -205,5 +205,4 @@ FAMILY = Family(
     drive=lambda model, port, given: FeetechArm(model, port, given or calibration(model.spec.name)),
     double="hardware.doubles.feetech",
     address="/dev/ttyACM0",
-    polls=True,
 )

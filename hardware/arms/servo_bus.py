@@ -32,6 +32,7 @@ ATTEMPTS = 3  # of one tick: a corrupt reply now and then is everyday life on th
 PATIENCE = 5  # of one register while connecting
 QUESTIONS = 12  # that differ in length, before the first comes again
 SETTLE_S = 0.15  # while connecting there is time to wait until nothing late is on its way
+READ_TIMEOUT_S = 0.005  # the SDKs ask for what is there again and again: so each time they sleep until it is, or this long
 WRITE_TIMEOUT_S = 0.2  # an adapter that takes no bytes must not hang the loop
 
 
@@ -173,6 +174,8 @@ class ServoBusArm(ABC):
         self._release()
         with self._wire(opening=True):
             self._open()
+            # At real-time priority a busy wait would keep the kernel from delivering what is waited for.
+            self._device.ser.timeout = READ_TIMEOUT_S
             self._device.ser.write_timeout = WRITE_TIMEOUT_S
             self._device.ser.exclusive = True  # two programs must not move one arm
         try:

@@ -20,7 +20,7 @@ from hardware.doubles.film import film
 from hardware.doubles.panel import Panel
 from hardware.types import HardwareError
 
-PRIORITY = 70  # of SCHED_FIFO: above that of the loop that talks to it, and whose SDK may busily wait for the answer
+PRIORITY = 70  # of SCHED_FIFO: above that of the loop that talks to it
 READY_S = 60.0  # a busy machine compiles a model and imports MuJoCo in this time
 
 

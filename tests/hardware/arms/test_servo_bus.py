@@ -180,6 +180,19 @@ class ServoBusCases(ArmContract):
             for _ in range(5):
                 np.testing.assert_allclose(calm(arm).q, elsewhere, atol=3e-3)
 
+    def test_waiting_for_an_answer_is_sleeping(self) -> None:
+        """At real-time priority a busy wait would keep the kernel from delivering what is waited for."""
+        arm = self.connected()
+        self.double.panel.lose = 1000
+        for attempt in range(20):
+            began, spent = time.monotonic(), time.thread_time()
+            with pytest.raises(HardwareError, match="no valid reply"):
+                arm.read()
+            waited, spent = time.monotonic() - began, time.thread_time() - spent
+            if spent < 0.3 * waited:
+                return
+        pytest.fail(f"{spent:.3f} s of processor time in {waited:.3f} s, {attempt + 1} times")
+
     def test_garbage_on_the_line_harms_nobody(self) -> None:
         arm = self.connected()
         line = os.open(self.double.address, os.O_WRONLY | os.O_NOCTTY)

@@ -240,7 +240,8 @@ def test_the_page_is_there_for_who_knows_the_secret_only(pilot: Browser) -> None
 
 def test_what_no_page_of_ours_says_is_the_end_of_a_connection_and_holds(pilot: Browser) -> None:
     bad = ["nonsense", "[1]", "7", '{"x": NaN, "hold": true}', '{"x": 1e999}', '{"x": 2}', '{"x": true}', '{"x": "1"}', '{"hold": 1}']
-    bad += ['{"at": -1}', '{"at": "1"}', '{"at": 1e10}', '{"word": "jump"}', '{"speed": 1}', '{"word": ["stop"]}', '{"hold": false, "pad": "' + "x" * MESSAGE_BYTES + '"}']
+    bad += ['{"at": -1}', '{"at": "1"}', '{"at": 1e10}']
+    bad += ['{"word": "jump"}', '{"speed": 1}', '{"word": ["stop"]}', '{"hold": false, "pad": "' + "x" * MESSAGE_BYTES + '"}']
     for text in bad:
         with opened(pilot) as page:
             assert say(page)

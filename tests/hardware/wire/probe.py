@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
-from contextlib import suppress
 
 import numpy as np
 
@@ -57,8 +55,6 @@ def start(config: RobotConfig, tally: Tally) -> tuple[Arm, Governor]:
     arm, governor = real.start(config)
     if multiprocessing.parent_process() is None:  # only the governor's twin is wanted
         return arm, governor
-    with suppress(OSError):  # first where other programs are busy; an SDK that polls gets no real-time priority
-        os.setpriority(os.PRIO_PROCESS, 0, -10)
     limits, wall = governor.limits, time.time
     probe = Telling(arm, WallClock(), limits.workspace, governor.kinematics, limits.workspace_tolerance)
     probe.spec, probe.tally = governor.arm, tally  # its limits are a share of the driver's

@@ -101,8 +101,7 @@ class Wire:
         self.panel = self.double.panel
         config = config_of(self.name, self.double.address, self.film.address)
         self.robot = hardware.open(config)
-        fifo = not arms.find(self.name)[0].polls
-        self.robot.loop = self.process = ArmProcess(partial(start, config, self.tally), fifo)
+        self.robot.loop = self.process = ArmProcess(partial(start, config, self.tally), fifo=True)
         self.governor, self.spec = self.process.governor, self.process.governor.arm
         limits = self.governor.limits
         assert limits.workspace is not None
