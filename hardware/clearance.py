@@ -35,16 +35,18 @@ class Inside:
     def __init__(self, name: str, box: Box, points: Points, tolerance: float, reach: np.ndarray) -> None:
         """reach: of each point (P, J) [m per rad]."""
         self.name, self.box, self.tolerance, self.reach, self._points = name, box, tolerance, np.atleast_2d(reach), points
+        self._edges = box.low.tolist(), box.high.tolist()
 
     def at(self, q: np.ndarray) -> np.ndarray:
         found = self._points(q)
         if found is None:
             return np.full(len(self.reach), np.inf)
-        points = np.reshape(found, (-1, 3))
-        rooms = np.minimum(points - self.box.low, self.box.high - points).min(axis=1)
-        for row in np.flatnonzero(rooms < 0.0):
-            rooms[row] = -self.box.distance(points[row])
-        return rooms
+        return np.array([self._room(point) for point in np.reshape(found, (-1, 3)).tolist()])
+
+    def _room(self, point: list[float]) -> float:
+        """Of one point. (Plain numbers: numpy takes four times as long for so few.)"""
+        room = min([min(x - low, high - x) for low, x, high in zip(self._edges[0], point, self._edges[1], strict=True)])
+        return room if room >= 0.0 else -self.box.distance(np.array(point))
 
 
 class Surroundings:

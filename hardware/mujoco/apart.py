@@ -45,7 +45,7 @@ class ArmGeometry:
         for geom in spec.geoms:
             geom.margin = SEEN / 2  # two of them add up; set before compiling, which makes bodies' margins of them
         self.model = spec.compile()
-        self.data = mujoco.MjData(self.model)
+        self.data, self._placed = mujoco.MjData(self.model), b""
         self.joints = [self.model.joint(name).id for name in arm.spec.joints]
         self._qpos = self.model.jnt_qposadr[self.joints]
         site = self.model.site(TOOL).id
@@ -89,8 +89,10 @@ class ArmGeometry:
         return rooms[:-1]
 
     def _place(self, q: np.ndarray) -> None:
-        self.data.qpos[self._qpos] = q
-        mujoco.mj_kinematics(self.model, self.data)
+        if (pose := q.tobytes()) != self._placed:  # tool, elbow and rooms are asked for at the same pose
+            self.data.qpos[self._qpos] = q
+            mujoco.mj_kinematics(self.model, self.data)
+            self._placed = pose
 
     def _contacts(self, q: np.ndarray):
         self._place(q)
