@@ -2,6 +2,8 @@
 .PHONY: demo test bench lint lock clean setup
 .DEFAULT_GOAL := help
 BIN := .venv/bin
+# Where this is set, as containers like to, every process compiles all that it imports anew: torch takes twice as long, the tests minutes more.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help
 help:
