@@ -45,7 +45,7 @@ class Recorder:
         folder: Path,
         spec: RobotSpec,
         columns: Mapping[str, Column],
-        commit: Callable[[Path, Mapping[str, Any], bool | None], int],
+        commit: Callable[[Path, Mapping[str, Any], Mapping[str, bool | float] | None], int],
         buffer_mb: float | int,
     ) -> None:
         """Not for callers: use EpisodeStore.record."""
@@ -138,10 +138,10 @@ class Recorder:
         error = self._output.error
         return None if error is None else (getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
-    def finish(self, meta: Mapping[str, Any], terminal: bool | None = None) -> int:
+    def finish(self, meta: Mapping[str, Any], last: Mapping[str, bool | float] | None = None) -> int:
         """Write out the rest, make it an episode, return its index. UserError: the disk is full; what is there can be recovered.
 
-        terminal: of the last row, where only the end tells (an operator's word); None: as it was added.
+        last: `terminal` and `reward` of the last row, where only the end tells (an operator's word); None: as they were added.
         """
         json.dumps(to_json(dict(meta)))  # TypeError now, not when the rows are on the disk
         self._check_open()
@@ -150,7 +150,7 @@ class Recorder:
             raise UserError(f"{self._keep()}: {self.trouble}: the recording stopped there; what it has is kept for EpisodeStore.recover")
         dropped = {"dropped_rows": self.dropped, "dropped_samples": self.dropped_samples}
         try:
-            return self._commit(self.folder, {**meta, **{name: count for name, count in dropped.items() if count}}, terminal)
+            return self._commit(self.folder, {**meta, **{name: count for name, count in dropped.items() if count}}, last)
         except BaseException:
             self._keep()
             raise

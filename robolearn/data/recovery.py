@@ -37,10 +37,11 @@ def part_name(camera: int, file: int) -> str:
     return f"{camera}.{file}.part"
 
 
-def commit(writer: Writer, folder: Path, meta: Mapping[str, Any], terminal: bool | None = None) -> None:
+def commit(writer: Writer, folder: Path, meta: Mapping[str, Any], last: Mapping[str, bool | float] | None = None) -> None:
     """Make a recording an episode, and remove its folder. Killed anywhere, it can be called again: it ends the same.
 
-    terminal: of the last row, where it is given. UserError: a full disk, and the folder is kept; not one complete row, and it is removed.
+    last: terminal, reward of the last row, where they are given. UserError: a full disk, and the folder is kept; not one complete row,
+    and it is removed.
     """
     log = _Log(folder, writer.spec, [writer.columns[f"images/{name}"] for name in writer.spec.cameras])
     if any(line.get("recording") == log.identity for line in writer.journal.lines):  # killed just before the folder went
@@ -52,8 +53,8 @@ def commit(writer: Writer, folder: Path, meta: Mapping[str, Any], terminal: bool
     identity, spec, written = log.identity, writer.spec, []
     line: dict[str, Any] = {"start": writer.first_row(), "length": len(log.rows), "meta": to_json(dict(meta)), "recording": identity}
     rows = log.rows.copy()
-    if terminal is not None:
-        rows["terminal"][-1] = terminal
+    for name, value in (last or {}).items():
+        rows[name][-1] = value
     line["image_time"] = [name for name in spec.cameras if np.isfinite(rows[f"image_time/{name}"]).all()]
     for name in set(spec.cameras) - set(line["image_time"]):
         rows[f"image_time/{name}"] = rows["time"]

@@ -204,7 +204,7 @@ class EpisodeStore:
         if unfinished.resolve() not in [folder.resolve() for folder in self.unfinished]:
             valid = ", ".join(map(str, self.unfinished)) or "(none)"
             raise UserError(f"{unfinished}: no unfinished recording; valid: {valid}")
-        return self._commit(unfinished, {"success": None, "interrupted": True, **(meta or {})}, None)
+        return self._commit(unfinished, {"success": None, "interrupted": True, **(meta or {})})
 
     # Rows -------------------------------------------------------------------------------------------------------------
 
@@ -291,9 +291,9 @@ class EpisodeStore:
         """Of a file with these frames: another one once the episodes change."""
         return hashlib.sha256(f"{Path(self.url).absolute()} {camera} {rows} {self.identity()}".encode()).hexdigest()[:16]
 
-    def _commit(self, recording: Path, meta: Mapping[str, Any], terminal: bool | None) -> int:
+    def _commit(self, recording: Path, meta: Mapping[str, Any], last: Mapping[str, bool | float] | None = None) -> int:
         """Turn what a recorder wrote into an episode."""
-        commit(self._writing(), recording, meta, terminal)
+        commit(self._writing(), recording, meta, last)
         self._index()
         return len(self) - 1
 

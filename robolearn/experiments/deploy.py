@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,6 @@ from rich.live import Live
 import hardware
 from hardware import RobotConfig
 from hardware.robot import SafeRobot
-from hardware.teleop.keys import Keys, NoKeys, PassedKeys, TerminalKeys, UrgentKeys
 from hardware.teleop.operator import LEFT_STOPPED, STOPPED_BY_PERSON
 from robolearn.core.checkpoint import digest_of, load_policy
 from robolearn.core.errors import UserError, require_at_least
@@ -26,6 +23,7 @@ from robolearn.core.types import Policy
 from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.evaluate import reseed
 from robolearn.evaluation.statistics import success_interval
+from robolearn.experiments.attendance import Attendance, require_terminal
 from robolearn.experiments.deploy_view import DeployView
 from robolearn.experiments.devices import BrowserConfig, Device, Devices, LeaderConfig
 from robolearn.experiments.evaluate import check_fits, require_fits
@@ -34,9 +32,8 @@ from robolearn.models.precision import Precision
 from robolearn.runtime.async_pilot import AsyncPilot
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.remote_policy import RemotePolicy
-from robolearn.runtime.rollout import rollout
-from robolearn.runtime.takeover import Takeover
-from robolearn.runtime.watched import STOP_KEY, WATCHED_KEYS, Watched
+from robolearn.runtime.rollout import last_of, rollout
+from robolearn.runtime.watched import Watched
 from robolearn.tasks import Task, task_for
 
 _MIB_PER_EPISODE = 16.0
@@ -96,8 +93,7 @@ def run(config: Config) -> None:
     require_at_least("episodes", config.episodes, 1, "episodes")
     if config.seconds is not None and not 0 < config.seconds <= 3600:
         raise UserError(f"seconds: {config.seconds} s; valid: above 0, up to 3600")
-    if config.takeover in ("keyboard", "leader") and not sys.stdin.isatty():
-        raise UserError(f"takeover: {config.takeover}: the input is not a terminal; valid without one: spacemouse, gamepad, browser")
+    require_terminal(config.takeover)
     folder = Run(config.out, config, config.overwrite, grows="episodes")
     task = _task(config)
     with ExitStack() as stack:
@@ -115,11 +111,11 @@ def run(config: Config) -> None:
         digest = digest_of(config.checkpoint) if remote is None else remote.digest
         pilot = _pilot(config, load_policy(config.checkpoint, device=config.device) if remote is None else remote, stack)
         robot = stack.enter_context(hardware.open(config.robot))
-        watched = _watched(config, robot, pilot, console, stack)
+        attendance = Attendance(robot, config.takeover, Devices(config.leader, config.browser), config.view_port, console, stack)
         stack.enter_context(folder)
         require_free(config.out, _MIB_PER_EPISODE)
         store = stack.enter_context(_store(config, robot, task))
-        won = _fly(config, robot, watched, task, store, folder, console, digest)
+        won = _fly(config, robot, attendance.around(pilot), task, store, folder, console, digest)
         if len(won) >= config.episodes:
             folder.finish(episodes=len(won), successes=sum(won))
     low, high = (100 * edge for edge in success_interval(sum(won), len(won))) if won else (0.0, 100.0)
@@ -162,7 +158,7 @@ def _fly(
                     continue
                 facts = {"operator": "policy", "checkpoint": digest, "calibration": robot.calibration, "instruction": task.instruction}
                 meta = {**episode.meta, **facts, **display.facts()}
-                recording.finish(meta, terminal=bool(episode.terminal[-1]))
+                recording.finish(meta, last_of(episode))
             won.append(bool(episode.success))
             row = {name: meta[name] for name in ("success", "length", "interventions", "stopped", "inference_ms", "late_rows", "takeovers")}
             folder.log(kind="episode", episode=index, **row)
@@ -185,30 +181,6 @@ def _pilot(config: Config, policy: Policy, stack: ExitStack) -> PolicyPilot:
         raise UserError(str(error)) from error
     stack.callback(pilot.close)
     return pilot
-
-
-def _keys(robot: SafeRobot) -> Keys:
-    """The person's. Their stop waits for nobody: the policy may be thinking, or the arm on its way home."""
-    return UrgentKeys(TerminalKeys(), STOP_KEY, partial(robot.brake, STOPPED_BY_PERSON)) if sys.stdin.isatty() else NoKeys()
-
-
-def _watched(config: Config, robot: SafeRobot, pilot: PolicyPilot, console: Console, stack: ExitStack) -> Watched:
-    """The policy, and the person who watches it, with a device in hand if they wish for one."""
-    keys = _keys(robot)
-    keys.open()
-    stack.callback(keys.close)
-    devices = Devices(config.leader, config.browser)
-    view = devices.view(config.takeover, config.view_port)
-    if view is not None:
-        stack.enter_context(view)
-    where = "" if view is None else f" · watch at {view.url}"
-    if config.takeover is None:
-        console.print(f"{WATCHED_KEYS}{where}")
-        return Watched(pilot, robot, keys, view)
-    others = PassedKeys()
-    operator = devices.open(config.takeover, robot, others, view, stack)
-    console.print(f"{operator.help} · {WATCHED_KEYS}{where}")
-    return Watched(Takeover(pilot, operator, robot), robot, keys, view, others)
 
 
 def _store(config: Config, robot: SafeRobot, task: Task) -> EpisodeStore:

@@ -27,7 +27,10 @@ class DeployView:
     def __init__(
         self, robot: SafeRobot, index: int, episodes: int, won: Sequence[bool], show: Callable[[Any], None], page: LiveView | None = None
     ) -> None:
-        self.robot, self.title, self.won, self.show, self.page = robot, f"episode {index + 1} of {episodes}", won, show, page
+        self.robot, self.title, self.show, self.page = robot, f"episode {index + 1} of {episodes}", show, page
+        wins, flown = sum(won), len(won)
+        low, high = success_interval(wins, flown)  # here: its first use imports for a second, in which a robot that flies would be stopped
+        self._so_far = f"{wins} of {flown} successful (95 %: {100 * low:.0f} to {100 * high:.0f} %)"
         self._at, self._thought = deque[float](maxlen=_SHOWN), list[float]()
         self._late, self._silent, self._takeovers, self._flies, self._began = 0.0, 0, 0, Source.NONE, 0.0
 
@@ -58,8 +61,6 @@ class DeployView:
         """What is to be said after this step: (name, text)."""
         gaps = np.diff(self._at) if len(self._at) > 1 else np.array([1 / self.robot.spec.rate_hz])
         newest = self._thought[-_SHOWN:] or [0.0]
-        wins, flown = sum(self.won), len(self.won)
-        low, high = success_interval(wins, flown) if flown else (0.0, 1.0)
         flies = {Source.HUMAN: "the person flies", Source.NONE: "nobody flies"}.get(self._flies, "the policy flies")
         return [
             ("", self.title),
@@ -67,7 +68,7 @@ class DeployView:
             ("policy", f"{np.median(newest):.0f} ms, at most {max(newest):.0f}; {self._late:.0f} rows too late, {self._silent} silent"),
             ("governor", self._governor()),
             ("episode", f"row {step.index}, {step.observation.time - self._began:.1f} s; {flies}, taken over {self._takeovers} times"),
-            ("so far", f"{wins} of {flown} successful (95 %: {100 * low:.0f} to {100 * high:.0f} %)"),
+            ("so far", self._so_far),
         ]
 
     def _governor(self) -> str:

@@ -8,12 +8,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
+import hardware
 from hardware import RobotConfig
 from robolearn.agents.config import AgentConfig, around
 from robolearn.core.checkpoint import read_header
 from robolearn.core.config import from_dict
 from robolearn.core.errors import UserError
 from robolearn.evaluation.sequential import ImprovementConfig
+from robolearn.experiments.attendance import require_terminal
+from robolearn.experiments.devices import BrowserConfig, Device, LeaderConfig
 from robolearn.planning.gate import GateConfig
 from robolearn.policies.chunk import ChunkConfig
 
@@ -59,6 +62,16 @@ class Config:
     as well, hold (triggers.jsonl). It is advice; the governor is below it in any case."""
     improvement: ImprovementConfig | None = None
     """Judge the result on fresh episodes against the frozen ones of the warm-up, and roll back unless it is not worse."""
+    takeover: Device | None = None
+    """With what a person may take the robot from the agent at any moment, as in `robolearn deploy`; what they fly is learned from, as a
+    demonstration where agent.replay.interventions says so. On a real robot a person watches in any case: their word ends an episode
+    (s, f, r, q; space stops), and success earns 1."""
+    leader: LeaderConfig = LeaderConfig()
+    browser: BrowserConfig = BrowserConfig()
+    view_port: int | None = 8642
+    """Where a person watches: the cameras at http://127.0.0.1:PORT; 0: any free port, None: no page."""
+    confirm: bool = True
+    """Where a person watches at a terminal: wait for a key before each episode, so that they can put the scene right."""
     threads: int = 1
     """torch CPU threads; networks this small gain nothing from more, and lose much on a busy machine."""
     overwrite: bool = False
@@ -75,7 +88,7 @@ class Config:
         return around(self.agent, policy)
 
 
-HOW = ("patience_s",)  # may differ when a run goes on
+HOW = ("patience_s", "takeover", "leader", "browser", "view_port", "confirm")  # may differ when a run goes on
 _MANY = 1_000_000
 _BOUND = (0.2, 30.0)  # of two_hot: bins lie 0.2 apart, and float32 still counts well at exp(30)
 _RANGES = (  # field, unit, least, greatest
@@ -169,6 +182,7 @@ _AGENT_RANGES = (  # of `agent`; both numbers of a pair
 
 def check(config: Config) -> None:
     """UserError for the first value out of its range; NaN is out of every range."""
+    require_terminal(config.takeover, needed=hardware.in_real_time(config.robot.body))
     _check_ranges(config, _RANGES)
     _check_ranges(config.agent, _AGENT_RANGES, "agent.")
     if config.regime == "auto" and not 2 <= config.regime_episodes < config.episodes:

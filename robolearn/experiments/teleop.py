@@ -25,7 +25,7 @@ from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.video import write_video
 from robolearn.experiments.devices import BrowserConfig, Device, Devices, LeaderConfig
 from robolearn.runtime.attended import Attended
-from robolearn.runtime.rollout import Step, rollout
+from robolearn.runtime.rollout import Step, last_of, rollout
 from robolearn.tasks import MixedOperator, Task, operator_for, task_for
 
 _MIB_PER_EPISODE = 4.0  # frames compress about 5:1; a run that cannot end should not start
@@ -113,7 +113,7 @@ def _record(
                 meta = {**episode.meta, **always, "seed": [config.seed, index]}
                 if isinstance(pilot, MixedOperator):
                     meta["skill"] = pilot.skill
-                recording.finish(meta, terminal=bool(episode.terminal[-1]))
+                recording.finish(meta, last_of(episode))
             row = {name: meta[name] for name in ("success", "return", "length", "interventions", "stopped")}
             folder.log(kind="episode", episode=index, **row)
             if index < config.videos and robot.spec.cameras:

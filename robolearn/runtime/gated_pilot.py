@@ -45,6 +45,12 @@ class GatedPilot:
         if self.human is not None:
             self.human.reset()
 
+    def watch(self, observation: Observation) -> None:
+        self.pilot.watch(observation)
+
+    def forget(self) -> None:
+        self.pilot.forget()
+
     def decide(self, observation: Observation) -> Command:
         planned = self.pilot.decide(observation)
         decision = self.gate.decide(planned.notes["novelty"], planned.notes["policy_novelty"])

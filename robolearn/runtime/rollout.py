@@ -104,10 +104,11 @@ def episode_of(steps: list[Step], meta: dict[str, Any]) -> Episode:
     observations, commands, outcomes = ([getattr(s, name) for s in steps] for name in ("observation", "command", "outcome"))
     succeeded = [s.index for s in steps if s.outcome.success]
     terminal = np.array([o.terminal for o in outcomes], dtype=bool)
-    if meta["verdict"] in ("success", "failure"):  # the person watching knows better than the task's own eyes
-        terminal[-1] = True
-        succeeded = [len(steps) - 1] if meta["verdict"] == "success" else []
     reward = np.array([o.reward for o in outcomes], dtype=np.float32)
+    if meta["verdict"] == "success":  # the person watching knows better than the task's own eyes
+        terminal[-1], reward[-1], succeeded = True, max(reward[-1], 1.0), [len(steps) - 1]
+    elif meta["verdict"] == "failure":  # but their patience nothing ended: where every step costs, a terminal failure would be a way out
+        terminal[-1], succeeded = False, []
     meta |= {
         "success": bool(succeeded),
         "success_step": succeeded[0] if succeeded else None,
@@ -132,6 +133,11 @@ def episode_of(steps: list[Step], meta: dict[str, Any]) -> Episode:
             for name in dict.fromkeys(key for c in commands for key in c.notes)
         },
     )
+
+
+def last_of(episode: Episode) -> dict[str, Any]:
+    """What only the end told of the last row, as Recorder.finish takes it."""
+    return {"terminal": bool(episode.terminal[-1]), "reward": float(episode.reward[-1])}
 
 
 def _row(step: Step) -> dict[str, Any]:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from hardware.robot import SafeRobot
 from hardware.teleop.operator import Operator, Verdict
-from hardware.types import Command, HardwareError, NoDecision, Observation, Source
-from robolearn.runtime.policy_pilot import PolicyPilot
+from hardware.types import Command, HardwareError, NoDecision, Observation, Pilot, Source
 
 ANSWER_S = 2.0  # a policy that is given the robot back has so long to answer; then its silence counts
+
+
+@runtime_checkable
+class Interruptible(Pilot, Protocol):
+    """A pilot that can be set aside: PolicyPilot, GatedPilot."""
+
+    def seed(self, seed: int) -> None: ...
+    def watch(self, observation: Observation) -> None: ...  # keeps up with what is seen while somebody else decides
+    def forget(self) -> None: ...  # thinks anew at the next decision
+    def feedback(self, executed: np.ndarray, reward: float) -> None: ...
 
 
 class Takeover:
@@ -24,7 +33,7 @@ class Takeover:
     A device that fails stops the robot: whoever relied on it must not find the policy flying.
     """
 
-    def __init__(self, pilot: PolicyPilot, operator: Operator, robot: SafeRobot) -> None:
+    def __init__(self, pilot: Interruptible, operator: Operator, robot: SafeRobot) -> None:
         self.pilot, self.operator, self.robot = pilot, operator, robot
         self._given_back: tuple[float, np.ndarray] | None = None  # (when, the action that holds it there) while the answer is awaited
 

@@ -28,7 +28,7 @@ class Outcome:
 @dataclass(frozen=True)
 class Task:
     """reset, success and reward come from the body's world. On a real robot, which has none, the operator's word ends
-    an episode and earns nothing until then."""
+    an episode; success earns 1, and nothing is earned until then."""
 
     name: str
     instruction: str  # in words, stored with every episode

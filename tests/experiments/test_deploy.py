@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
@@ -22,10 +23,13 @@ from hardware.doubles.panel import Panel
 from hardware.teleop.keys import TerminalKeys
 from hardware.types import Source
 from robolearn.core.checkpoint import save_checkpoint
+from robolearn.core.config import save_config
 from robolearn.core.errors import UserError
 from robolearn.core.run import read_json, read_metrics
 from robolearn.data.store import EpisodeStore
-from robolearn.experiments import deploy
+from robolearn.experiments import attendance, deploy
+from robolearn.models.encoders.cnn import SmallCnnConfig
+from robolearn.policies.diffusion import DiffusionConfig
 from robolearn.policies.regression import RegressionConfig
 
 
@@ -60,6 +64,45 @@ def test_in_a_simulator_every_episode_is_recorded_and_counted(tmp_path: Path) ->
     assert read_json(tmp_path / "out/done.json")["episodes"] == 2
     deploy.run(config)  # already complete
     assert len(read_metrics(tmp_path / "out/metrics.jsonl")) == 2
+
+
+def test_nothing_is_imported_while_a_robot_flies(tmp_path: Path) -> None:
+    """An import may take a second, and after half a one without a decision the governor stops the arm."""
+    plain = RobotConfig("fake:state")
+    seeing = RobotConfig("fake", image_size=16)
+    config = DiffusionConfig(
+        encoder=SmallCnnConfig(channels=(8,), strides=(2,), keypoints=4), widths=(8, 16), train_steps=10, sample_steps=2
+    )
+    policy = config.build(hardware.spec_of(seeing))
+    policy.fit_normalizers(np.zeros((9, policy.spec.state_dim), np.float32), near(np.zeros(policy.spec.action.dim))[:9], None)
+    save_checkpoint(tmp_path / "diffusion.pt", policy, config, {})
+    files = {checkpoint(tmp_path / "plain.pt", plain, near(np.array([-0.6, 1.2]))): plain, tmp_path / "diffusion.pt": seeing}
+    for path, robot in files.items():
+        flight = deploy.Config(path, path.with_suffix(""), robot, episodes=2, seconds=1.0, view_port=None)
+        save_config(flight, path.with_suffix(".yaml"))
+    code = """
+import sys
+from pathlib import Path
+from robolearn.core.config import load_config
+from robolearn.experiments import deploy
+flying, found, fly = [], [], deploy.rollout
+sys.addaudithook(lambda event, args: found.append(args[0]) if event == "import" and flying and args[0] not in sys.modules else None)
+def watched(robot, pilot, task, rng, on_step, recording):
+    def step(s):
+        flying[:] = [True]  # an episode's first decision is waited for, the arm at rest
+        on_step(s)
+    try:
+        return fly(robot, pilot, task, rng, step, recording)
+    finally:
+        flying.clear()
+deploy.rollout = watched
+for file in sys.argv[1:]:
+    deploy.run(load_config(Path(file), deploy.Config))
+print(sorted(set(found)))
+"""
+    done = subprocess.run([sys.executable, "-c", code, *(str(path.with_suffix(".yaml")) for path in files)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_on_a_double_through_the_vendors_sdk_with_a_camera(tmp_path: Path) -> None:
@@ -109,7 +152,7 @@ class Typed(TerminalKeys):
 
 
 def test_a_person_takes_over_and_gives_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy, "_keys", lambda _: Typed())
+    monkeypatch.setattr(attendance, "keys_of", lambda _: Typed())
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     robot = RobotConfig("robosuite:Lift:state")
     policy = checkpoint(tmp_path / "policy.pt", robot, near(np.array([0.0, 0.0, 0.0, 0.5])))
@@ -147,7 +190,7 @@ def told(panel: Panel) -> Iterator[list[tuple[float, np.ndarray]]]:
 def test_on_a_double_a_person_takes_over_and_gives_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str) -> None:
     """From a process beside the arm's, by the wall clock; what its controller is told never leaps, at neither change of hands."""
     pytest.importorskip({"so101": "scservo_sdk", "ur5e": "rtde_control"}[arm])
-    monkeypatch.setattr(deploy, "_keys", lambda _: Typed())
+    monkeypatch.setattr(attendance, "keys_of", lambda _: Typed())
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     with launch(arm) as double:
         robot = RobotConfig(arm, arm=RealConfig(double.address, table_m=None, actions="ee_delta"))
@@ -177,7 +220,7 @@ class Stopping(Typed):
 
 def test_after_a_persons_stop_no_episode_begins_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would drive the arm home, whatever the stop was for."""
-    monkeypatch.setattr(deploy, "_keys", lambda _: Stopping())
+    monkeypatch.setattr(attendance, "keys_of", lambda _: Stopping())
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     robot = RobotConfig("fake:state")
     policy = checkpoint(tmp_path / "policy.pt", robot, near(np.array([-0.6, 1.2])))

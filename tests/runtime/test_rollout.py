@@ -163,7 +163,8 @@ def test_an_operator_has_the_last_word(robot, verdict):
     episode = rollout(robot, pilot, Reach(), rng())
     assert len(episode) == 5 and episode.meta["verdict"] == verdict
     assert episode.success == (verdict == "success")
-    assert episode.meta["truncated"] == (verdict in ("discard", "quit"))
+    assert episode.meta["truncated"] == (verdict != "success"), "but their patience, nothing else ended"
+    assert (episode.reward[-1] == 1.0) == (verdict == "success") and episode.reward[:-1].max() < 1.0
 
 
 def test_the_same_generator_gives_the_same_episode(robot):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +17,9 @@ from rich.progress import Progress
 
 import hardware
 from hardware.robot import SafeRobot
+from hardware.teleop.operator import STOPPED_BY_PERSON
 from hardware.testing import LimitProbe
-from hardware.types import Source
+from hardware.types import Pilot, Source
 from robolearn.agents.agent import Agent
 from robolearn.core.checkpoint import load_weights_into, save_checkpoint
 from robolearn.core.errors import UserError
@@ -28,16 +29,20 @@ from robolearn.data.episode import Episode
 from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.regime import regime
 from robolearn.evaluation.sequential import Improvement, Verdict
+from robolearn.experiments.attendance import Attendance
+from robolearn.experiments.deploy_view import DeployView
+from robolearn.experiments.devices import Devices
 from robolearn.experiments.finetune_config import Config
 from robolearn.experiments.finetuning.channel import Channel
 from robolearn.experiments.finetuning.gating import Gating
+from robolearn.runtime.async_pilot import AsyncPilot
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.random_pilot import RandomPilot
 from robolearn.runtime.rollout import rollout
 from robolearn.tasks import task_for
 
 LOGGED = (
-    *("episode", "flight", "success", "return", "length", "interventions", "stopped", "setpoints", "violations"),
+    *("episode", "flight", "success", "return", "length", "interventions", "stopped", "setpoints", "violations", "takeovers"),
     *("uncertainty", "uncertainty_max", "novelty_max", "gated"),
 )
 ENDS_S = 5.0  # within which the learner ends once it is let go
@@ -46,8 +51,13 @@ ENDS_S = 5.0  # within which the learner ends once it is let go
 def run(config: Config, record: Run, agent: Agent) -> dict[str, Any]:
     """Offline, `episodes` online, and the improvement gate at the end. Resumes after the last finished episode."""
     channel, console = Channel(config.out, config.patience_s), Console(stderr=True, soft_wrap=True)
-    with hardware.open(config.robot) as robot:
-        actor = Actor(config, record, agent, channel, robot)
+    with ExitStack() as stack:
+        robot = stack.enter_context(hardware.open(config.robot))
+        attendance = None
+        if robot.world is None or config.takeover is not None:
+            attendance = Attendance(robot, config.takeover, Devices(config.leader, config.browser), config.view_port, console, stack)
+        actor = Actor(config, record, agent, channel, robot, attendance)
+        stack.callback(actor.close)
         with actor.online, learner_beside(channel) as learner:
             with record.timed("offline"), Progress(console=console) as progress:
                 channel.wait(lambda said: _shown(progress, said) or said.get("episodes", -1) >= 0, learner)
@@ -71,14 +81,22 @@ def run(config: Config, record: Run, agent: Agent) -> dict[str, Any]:
 
 class Actor:
     """Flies one episode after the other; whatever it flew is in the store before it is counted. UserError: the robot has no world to fly
-    at random in."""
+    at random in.
 
-    def __init__(self, config: Config, record: Run, agent: Agent, channel: Channel, robot: SafeRobot):
+    attendance: the person who watches. KeyboardInterrupt: they have had enough, or stopped the robot; the same command goes on.
+    """
+
+    def __init__(self, config: Config, record: Run, agent: Agent, channel: Channel, robot: SafeRobot, attendance: Attendance | None = None):
         if robot.world is None and (random := agent.config.warmup.random):
             raise UserError(f"agent.warmup.random: {random} decisions; a real robot flies nothing at random: valid 0")
         self.config, self.record, self.agent, self.channel, self.robot = config, record, agent, channel, robot
-        self.chunk = min(config.chunk, agent.horizon)
-        self.probe = LimitProbe.attach(robot)  # judges what reaches the motors, and shares no code with the governor
+        self.attendance, self.chunk = attendance, min(config.chunk, agent.horizon)
+        source = Source.PLANNER if agent.config.planner else Source.POLICY
+        # A robot that moves on meanwhile is not kept waiting for a plan; single actions would all come too late.
+        thinks_beside = hardware.in_real_time(config.robot.body) and self.chunk > 1
+        self.pilot = (AsyncPilot if thinks_beside else PolicyPilot)(agent, self.chunk, source=source)
+        # Judges what reaches the motors, and shares no code with the governor; a real arm's loop is in a process of its own, or elsewhere.
+        self.probe = LimitProbe.attach(robot) if robot.world is not None else None
         path = channel.online
         origin = {"source": "robolearn finetune", "data": str(config.data)}
         self.online = EpisodeStore.open(path, "a") if path.exists() else EpisodeStore.create(path, robot.spec, origin)
@@ -103,7 +121,7 @@ class Actor:
                 self._offline_record()  # now, not when everything is flown
             self.agent.explore = flight == "learning"
             with self.record.timed("fly"):
-                episode = self._fly(index, flight, config.seed + index, np.random.default_rng([config.seed, index]))
+                episode = self._fly(index, flight, config.seed + index, index)
             self.online.append(episode)
             self._log_doubt(index, episode)
             yield self._log("episode", episode.meta)
@@ -120,19 +138,19 @@ class Actor:
         self.agent.explore = False
         while test.verdict is Verdict.CONTINUE:
             index, late = len(test.outcomes), 2**20 + len(test.outcomes)
-            episode = self._fly(index, "judged", late + config.seed, np.random.default_rng([config.seed, late]))
+            episode = self._fly(index, "judged", late + config.seed, late)
             self._log("judged", episode.meta)
             test.add(episode.meta["success"])
         return test
 
     def summary(self) -> dict[str, Any]:
         flown = self._flown()
-        total = lambda name: dict(sum((Counter(row[name]) for row in [*flown, *self._logged("judged")]), Counter()))  # noqa: E731
+        total = lambda name: dict(sum((Counter(row.get(name, {})) for row in [*flown, *self._logged("judged")]), Counter()))  # noqa: E731
         return {
             "episodes": len(flown),
             "successes": sum(meta["success"] for meta in flown),
             "interventions": total("interventions"),
-            "setpoints": sum(row["setpoints"] for row in [*flown, *self._logged("judged")]),
+            "setpoints": sum(row.get("setpoints", 0) for row in [*flown, *self._logged("judged")]),
             "violations_at_the_actuator": total("violations"),
             "steps": sum(meta["length"] for meta in flown),
         }
@@ -159,31 +177,59 @@ class Actor:
     def _flown(self) -> list[dict[str, Any]]:
         return [self.online.meta(index) for index in range(len(self.online))]
 
-    def _fly(self, index: int, flight: str, seed: int, rng: np.random.Generator) -> Episode:
-        source = Source.PLANNER if self.agent.config.planner else Source.POLICY
+    def _fly(self, index: int, flight: str, seed: int, start: int) -> Episode:
+        """seed: of the agent's noise. start: which of this run's starting situations."""
         gating = self._gate() if self.config.gate is not None and flight in ("learning", "judged") else None
         if flight == "random":
-            pilot = RandomPilot(self.robot.spec, seed)
+            pilot: Pilot = RandomPilot(self.robot.spec, seed)
         elif gating is not None:
             pilot = gating.pilot(self.agent, self.chunk, seed)
         else:
-            pilot = PolicyPilot(self.agent, self.chunk, seed, source)
-        written, violations = self.probe.setpoints, Counter(self.probe.violations)
-        episode = rollout(self.robot, pilot, self.task, rng)
-        measured = {"setpoints": self.probe.setpoints - written, "violations": dict(self.probe.violations - violations)}
-        if (doubt := episode.notes.get("uncertainty")) is not None:
-            measured |= {"uncertainty": float(np.nanmean(doubt)), "uncertainty_max": float(np.nanmax(doubt))}
-        if (novelty := episode.notes.get("novelty")) is not None:
-            measured |= {"novelty_max": float(np.max(novelty))}
+            pilot = self.pilot
+            self.pilot.seed(seed)
+        probe = self.probe
+        written, violations = (probe.setpoints, Counter(probe.violations)) if probe else (0, Counter())
+        episode = self._watched(index, pilot, start) if self.attendance else rollout(self.robot, pilot, self.task, self._rng(start))
+        measured: dict[str, Any] = {}
+        if probe is not None:
+            measured = {"setpoints": probe.setpoints - written, "violations": dict(probe.violations - violations)}
+        if (doubt := _known(episode, "uncertainty")).size:
+            measured |= {"uncertainty": float(doubt.mean()), "uncertainty_max": float(doubt.max())}
+        if (novelty := _known(episode, "novelty")).size:
+            measured |= {"novelty_max": float(novelty.max())}
         if gating is not None:
             measured |= {"gated": gating.write(index, flight)}
         return replace(episode, meta={"episode": index, "flight": flight, **episode.meta, **measured})
+
+    def _rng(self, start: int) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, start])
+
+    def _watched(self, index: int, pilot: Pilot, start: int) -> Episode:
+        """Under the eyes of the person, who may have it flown again."""
+        attendance = self.attendance
+        assert attendance is not None
+        won = [meta["success"] for meta in self._flown()]
+        while True:
+            if (self.config.confirm and not attendance.ready()) or self.robot.stop_asked == STOPPED_BY_PERSON:
+                raise KeyboardInterrupt  # the episode would begin by driving the arm home
+            view = DeployView(self.robot, index, self.config.episodes, won, lambda table: None, attendance.view)
+            episode = rollout(self.robot, attendance.around(pilot), self.task, self._rng(start), view.on_step)
+            if episode.meta["verdict"] == "quit":
+                raise KeyboardInterrupt
+            if episode.meta["verdict"] != "discard":
+                facts = {"calibration": self.robot.calibration, **view.facts()}
+                return replace(episode, meta={**episode.meta, **facts})
+
+    def close(self) -> None:
+        """What thinks beside the robot ends."""
+        if isinstance(self.pilot, AsyncPilot):
+            self.pilot.close()
 
     def _gate(self) -> Gating:
         """Calibrated once, on what the offline policy flew. UserError: it flew too little."""
         if self._gating is None:
             assert self.config.gate is not None
-            familiar = [meta["novelty_max"] for meta in self._flown() if meta["flight"] == "frozen"]
+            familiar = [meta["novelty_max"] for meta in self._flown() if meta["flight"] == "frozen" and "novelty_max" in meta]
             self._gating = Gating(self.config.gate, familiar, self.config.out)
         return self._gating
 
@@ -194,7 +240,11 @@ class Actor:
 
     def _log_doubt(self, index: int, episode: Episode) -> None:
         doubt = episode.notes.get("uncertainty", np.empty(0))
-        lines = [json.dumps({"episode": index, "step": step, "uncertainty": float(value)}) for step, value in enumerate(doubt)]
+        lines = [
+            json.dumps({"episode": index, "step": step, "uncertainty": float(value)})
+            for step, value in enumerate(doubt)
+            if np.isfinite(value)
+        ]
         if lines:
             append_line(self.config.out / "uncertainty.jsonl", "\n".join(lines))
 
@@ -207,6 +257,12 @@ class Actor:
         for meta in self._flown():
             if meta["episode"] not in logged:
                 self._log("episode", meta)
+
+
+def _known(episode: Episode, note: str) -> np.ndarray:
+    """What the agent thought; of rows that a person flew it thought nothing."""
+    values = episode.notes.get(note, np.empty(0))
+    return values[np.isfinite(values)]
 
 
 def _shown(progress: Progress, said: Mapping[str, Any]) -> bool:

@@ -1,0 +1,72 @@
+"""The person beside a robot that a policy flies: their keys, a device to take it over with, a page to look at."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from functools import partial
+from time import sleep
+
+from rich.console import Console
+
+from hardware.robot import SafeRobot
+from hardware.teleop.keys import Keys, NoKeys, PassedKeys, TerminalKeys, UrgentKeys
+from hardware.teleop.operator import STOPPED_BY_PERSON
+from hardware.types import Pilot
+from robolearn.core.errors import UserError
+from robolearn.experiments.devices import Device, Devices
+from robolearn.runtime.takeover import Interruptible, Takeover
+from robolearn.runtime.watched import STOP_KEY, WATCHED_KEYS, Watched
+
+
+def require_terminal(takeover: Device | None, needed: bool = False) -> None:
+    """UserError for a device that needs the terminal where there is none, and, if a person is `needed`, where none could say a word."""
+    if sys.stdin.isatty():
+        return
+    if takeover in ("keyboard", "leader"):
+        raise UserError(f"takeover: {takeover}: the input is not a terminal; valid without one: spacemouse, gamepad, browser")
+    if needed and takeover is None:
+        raise UserError(
+            "takeover: missing: only a person can say how an episode on this robot went, and the input is not a terminal; "
+            "valid without one: spacemouse, gamepad, browser"
+        )
+
+
+class Attendance:
+    """Whatever pilot flies, `around` it are the person's keys and, if they wish for one, their device. Until the stack ends."""
+
+    def __init__(
+        self, robot: SafeRobot, takeover: Device | None, devices: Devices, view_port: int | None, console: Console, stack: ExitStack
+    ) -> None:
+        """Raises HardwareError: the device is not there, or cannot move this robot."""
+        self.robot, self._console, self._keys = robot, console, keys_of(robot)
+        self._keys.open()
+        stack.callback(self._keys.close)
+        self.view = devices.view(takeover, view_port)
+        if self.view is not None:
+            stack.enter_context(self.view)
+        self._others = None if takeover is None else PassedKeys()
+        self._operator = None if takeover is None else devices.open(takeover, robot, self._others, self.view, stack)
+        words = WATCHED_KEYS if self._operator is None else f"{self._operator.help} · {WATCHED_KEYS}"
+        console.print(words if self.view is None else f"{words} · watch at {self.view.url}")
+
+    def around(self, pilot: Pilot) -> Watched:
+        """As rollout flies it. A pilot without plans that it could forget is watched only."""
+        if self._operator is not None and isinstance(pilot, Interruptible):
+            pilot = Takeover(pilot, self._operator, self.robot)
+        return Watched(pilot, self.robot, self._keys, self.view, self._others)
+
+    def ready(self) -> bool:
+        """Wait until the person says that the scene is; False: they have had enough. At once where there is no terminal."""
+        if isinstance(self._keys, NoKeys):
+            return True
+        self._keys.read()  # what was typed before means nothing
+        self._console.print("put the scene right, then any key: the arm drives home and flies; q ends")
+        while not (pressed := self._keys.read()):
+            sleep(0.02)
+        return not {"q", STOP_KEY} & set(pressed)
+
+
+def keys_of(robot: SafeRobot) -> Keys:
+    """The person's. Their stop waits for nobody: the policy may be thinking, or the arm on its way home."""
+    return UrgentKeys(TerminalKeys(), STOP_KEY, partial(robot.brake, STOPPED_BY_PERSON)) if sys.stdin.isatty() else NoKeys()
