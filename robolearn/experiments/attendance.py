@@ -57,8 +57,9 @@ class Attendance:
         return Watched(pilot, self.robot, self._keys, self.view, self._others)
 
     def ready(self) -> bool:
-        """Wait until the person says that the scene is; False: they have had enough. At once where there is no terminal."""
-        if isinstance(self._keys, NoKeys):
+        """Wait until the person says that the scene is; False: they have had enough. At once where there is no terminal, and in a
+        simulator, which puts its scene right by itself."""
+        if isinstance(self._keys, NoKeys) or self.robot.world is not None:
             return True
         self._keys.read()  # what was typed before means nothing
         self._console.print("put the scene right, then any key: the arm drives home and flies; q ends")

@@ -33,7 +33,6 @@ from robolearn.runtime.async_pilot import AsyncPilot
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.remote_policy import RemotePolicy
 from robolearn.runtime.rollout import last_of, rollout
-from robolearn.runtime.watched import Watched
 from robolearn.tasks import Task, task_for
 
 _MIB_PER_EPISODE = 16.0
@@ -73,6 +72,8 @@ class Config:
     longer (keyboard, spacemouse), the person flies, from where the robot is. Let go of, the policy thinks anew."""
     leader: LeaderConfig = LeaderConfig()
     browser: BrowserConfig = BrowserConfig()
+    confirm: bool = True
+    """On a real robot, watched at a terminal: wait for a key before each episode, so that the scene can be put right."""
     seed: int = 0
     """Of the policy's own noise; in a simulator also of the starts."""
     view_port: int | None = 8642
@@ -115,7 +116,7 @@ def run(config: Config) -> None:
         stack.enter_context(folder)
         require_free(config.out, _MIB_PER_EPISODE)
         store = stack.enter_context(_store(config, robot, task))
-        won = _fly(config, robot, attendance.around(pilot), task, store, folder, console, digest)
+        won = _fly(config, attendance, pilot, task, store, folder, console, digest)
         if len(won) >= config.episodes:
             folder.finish(episodes=len(won), successes=sum(won))
     low, high = (100 * edge for edge in success_interval(sum(won), len(won))) if won else (0.0, 100.0)
@@ -139,19 +140,23 @@ def _remote(config: Config, stack: ExitStack, console: Console) -> RemotePolicy 
 
 
 def _fly(
-    config: Config, robot: SafeRobot, pilot: Watched, task: Task, store: EpisodeStore, folder: Run, console: Console, digest: str
+    config: Config, attendance: Attendance, pilot: PolicyPilot, task: Task, store: EpisodeStore, folder: Run, console: Console, digest: str
 ) -> list[bool]:
     """Episodes until there are enough, or the person has had enough; whether each succeeded."""
     won = [bool(row["success"]) for row in read_metrics(config.out / "metrics.jsonl") if row["kind"] == "episode"]
+    robot, watched = attendance.robot, attendance.around(pilot)
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while (index := len(won)) < config.episodes:
+            ready = not config.confirm or attendance.ready()
             if robot.stop_asked == STOPPED_BY_PERSON:  # an episode would begin by driving the arm home
                 console.print(LEFT_STOPPED)
                 break
-            display = DeployView(robot, index, config.episodes, won, live.update, pilot.view)
+            if not ready:
+                break
+            display = DeployView(robot, index, config.episodes, won, live.update, attendance.view)
             with store.record() as recording:  # discarded unless it is finished
-                reseed(pilot, config.seed, index)
-                episode = rollout(robot, pilot, task, np.random.default_rng([config.seed, index]), display.on_step, recording)
+                reseed(watched, config.seed, index)
+                episode = rollout(robot, watched, task, np.random.default_rng([config.seed, index]), display.on_step, recording)
                 if episode.meta["verdict"] == "quit":
                     break
                 if episode.meta["verdict"] == "discard":

@@ -71,7 +71,7 @@ class Config:
     view_port: int | None = 8642
     """Where a person watches: the cameras at http://127.0.0.1:PORT; 0: any free port, None: no page."""
     confirm: bool = True
-    """Where a person watches at a terminal: wait for a key before each episode, so that they can put the scene right."""
+    """On a real robot, where a person watches at a terminal: wait for a key before each episode, so that they can put the scene right."""
     threads: int = 1
     """torch CPU threads; networks this small gain nothing from more, and lose much on a busy machine."""
     overwrite: bool = False

@@ -197,7 +197,9 @@ def test_on_a_double_a_person_takes_over_and_gives_back(tmp_path: Path, monkeypa
         rows = 0.05 * near(np.zeros(len(hardware.spec_of(robot).action.names))) + np.append(np.zeros(3), 0.5).astype(np.float32)
         policy = checkpoint(tmp_path / "policy.pt", robot, rows)
         with told(double.panel) as goals:
-            deploy.run(deploy.Config(policy, tmp_path / "out", robot, episodes=1, seconds=20.0, view_port=None, takeover="keyboard"))
+            deploy.run(
+                deploy.Config(policy, tmp_path / "out", robot, episodes=1, seconds=20.0, view_port=None, takeover="keyboard", confirm=False)
+            )
     times, q = np.array([when for when, _ in goals]), np.array([goal for _, goal in goals])
     most = 0.3 * double.model.spec.v_max * (np.diff(times)[:, None] + 0.03) + 0.004  # a tick of 10 ms and its delay, steps of a servo
     assert len(goals) > 200 and (np.abs(np.diff(q, axis=0)) < most).all()

@@ -1,0 +1,80 @@
+"""The person beside a robot: when they are waited for, and what their keys mean then."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import pytest
+from rich.console import Console
+
+import hardware
+from hardware import RobotConfig
+from hardware.teleop.keys import NoKeys, TerminalKeys
+from robolearn.core.errors import UserError
+from robolearn.experiments import attendance
+from robolearn.experiments.attendance import Attendance, require_terminal
+from robolearn.experiments.devices import BrowserConfig, Devices, LeaderConfig
+from robolearn.runtime.policy_pilot import PolicyPilot
+from robolearn.runtime.random_pilot import RandomPilot
+from robolearn.runtime.takeover import Interruptible, Takeover
+from robolearn.runtime.watched import Watched
+
+
+class Typed(TerminalKeys):
+    def __init__(self, *reads: list[str]) -> None:
+        super().__init__()
+        self.reads = list(reads)
+
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+
+    def read(self) -> list[str]:
+        return self.reads.pop(0)
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch):
+    with ExitStack() as stack:
+
+        def made(keys: TerminalKeys | NoKeys, real: bool = True, takeover=None, body: str = "fake:state") -> Attendance:
+            monkeypatch.setattr(attendance, "keys_of", lambda _: keys)
+            robot = stack.enter_context(hardware.open(RobotConfig(body)))
+            robot.world = None if real else robot.world
+            return Attendance(robot, takeover, Devices(LeaderConfig(), BrowserConfig(port=0)), None, Console(quiet=True), stack)
+
+        yield made
+
+
+@pytest.mark.parametrize(("key", "ready"), [("x", True), ("s", True), ("q", False), (" ", False)])
+def test_on_a_real_robot_a_key_begins_and_what_was_typed_before_does_not(at: Callable[..., Attendance], key: str, ready: bool) -> None:
+    keys = Typed(["x"], [], [], [key])
+    assert at(keys).ready() is ready and keys.reads == []
+
+
+def test_a_simulator_and_a_robot_without_a_terminal_wait_for_nobody(at: Callable[..., Attendance]) -> None:
+    assert at(Typed(), real=False).ready()
+    assert at(NoKeys()).ready()
+
+
+def test_what_has_no_plans_to_forget_is_watched_only(at: Callable[..., Attendance]) -> None:
+    here = at(Typed(), takeover="browser", body="robosuite:Reach:state")
+    around = here.around(RandomPilot(here.robot.spec))
+    assert isinstance(around, Watched) and isinstance(around.pilot, RandomPilot)
+    assert issubclass(PolicyPilot, Interruptible)
+    assert isinstance(here.around(PolicyPilot.__new__(PolicyPilot)).pilot, Takeover)
+
+
+@pytest.mark.parametrize(
+    ("takeover", "needed", "message"),
+    [("leader", False, "takeover: leader: the input is not a terminal"), (None, True, "takeover: missing: only a person can say")],
+)
+def test_where_nobody_could_say_a_word(monkeypatch: pytest.MonkeyPatch, takeover, needed: bool, message: str) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    with pytest.raises(UserError, match=message):
+        require_terminal(takeover, needed)
+    require_terminal("browser", needed=True)
+    require_terminal(None)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    require_terminal(takeover, needed)
