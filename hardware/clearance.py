@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -45,6 +46,8 @@ class Inside:
 
     def _room(self, point: list[float]) -> float:
         """Of one point. (Plain numbers: numpy takes four times as long for so few.)"""
+        if not math.isfinite(sum(point)):
+            return -math.inf
         room = min([min(x - low, high - x) for low, x, high in zip(self._edges[0], point, self._edges[1], strict=True)])
         return room if room >= 0.0 else -self.box.distance(np.array(point))
 

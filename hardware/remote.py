@@ -112,7 +112,7 @@ class RemoteRobot(SafeRobot):
             self._client.close(ANSWER_S + self.governor.brake_s)
 
     def reset(self, rng: np.random.Generator) -> None:
-        self._braked = None
+        self._begin_reset()
         self.ask("reset", int(rng.integers(2**63)), within_s=self._facts["reset_s"])
 
     def anchor(self) -> None:
@@ -135,7 +135,7 @@ class RemoteRobot(SafeRobot):
 
     def brake(self, reason: str) -> None:
         self._need_connection()
-        self._braked = reason
+        self._note_stop(reason)
         self._client.urge(reason)
 
     def ask(self, what: str, *arguments: Any, within_s: float = ANSWER_S) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol, Self
@@ -14,6 +15,9 @@ from hardware.process import ArmProcess, RemoteGovernor
 from hardware.types import Arm, ArmState, Camera, Clock, Command, HardwareError, Observation, RobotSpec
 
 StateReader = Callable[[ArmState], Mapping[str, np.ndarray]]
+
+
+_NOTING = threading.Lock()  # of why it was stopped: people stop it from threads of their own
 
 
 class World(Protocol):
@@ -52,6 +56,8 @@ class SafeRobot:
         self._seen: dict[str, np.ndarray] = {}  # the last frame of each camera
 
     _braked: str | None = None
+    final_stop: str | None = None
+    """A reason after which `reset` raises: an arm that a person stopped does not drive home by itself. No later reason hides it."""
     calibration: str | None = None
     """Hash of what turns a real arm's readings into joints; None: the arm's own does."""
 
@@ -106,9 +112,10 @@ class SafeRobot:
             camera.close()
 
     def reset(self, rng: np.random.Generator) -> None:
-        """Clear a latched stop; put a simulated world to a new start, or drive a real arm home within its limits."""
+        """Clear a latched stop; put a simulated world to a new start, or drive a real arm home within its limits. Raises HardwareError: it
+        was stopped for good."""
         self._need_connection()
-        self._braked = None
+        self._begin_reset()
         if self.world is None and not self.governor.at_rest:
             self.loop.stop("reset")
         if self.world is not None:
@@ -169,13 +176,26 @@ class SafeRobot:
 
     def stop(self, reason: str) -> None:
         """Bring the arm to rest within its limits, latched until reset; the vendor's stop if that fails."""
-        self._braked = reason
+        self._note_stop(reason)
         self.loop.stop(reason)
 
     def brake(self, reason: str) -> None:
         """As `stop`, without waiting; from any thread. It ends a reset that has begun."""
-        self._braked = reason
+        self._note_stop(reason)
         self.loop.brake(reason)
+
+    def _note_stop(self, reason: str) -> None:
+        with _NOTING:
+            if self._braked is None or self._braked != self.final_stop:
+                self._braked = reason
+
+    def _begin_reset(self) -> None:
+        with _NOTING:
+            if self._braked is not None and self._braked == self.final_stop:
+                raise HardwareError(
+                    f"{self.spec.name}: stopped ({self._braked}) and left where it is; the same command, given anew, drives it home"
+                )
+            self._braked = None
 
     @property
     def stopped(self) -> str | None:

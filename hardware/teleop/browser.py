@@ -74,7 +74,7 @@ class Seat:
         self.hold, self._wish, self._heard = False, (0.0,) * 5, -math.inf
         self._said, self._ahead = -math.inf, math.inf  # when the newest message was said, and how far our clock is ahead of the page's [s]
         self._client: object | None = None
-        self._words: deque[Verdict] = deque(maxlen=16)
+        self._words: deque[tuple[float, Verdict]] = deque(maxlen=16)
         self._lock = threading.Lock()
 
     def hear(self, client: object, message: Message, now: float) -> bool:
@@ -88,7 +88,7 @@ class Seat:
             self._said = self._time_of(message, now)
             self.hold, self._wish, self._heard = message.hold, message.wish, now
             if message.word not in (None, "stop"):  # a stop is no word of an episode's: Browser hears it from everybody
-                self._words.append(cast(Verdict, message.word))
+                self._words.append((self._said, cast(Verdict, message.word)))
             return True
 
     def _time_of(self, message: Message, now: float) -> float:
@@ -109,8 +109,8 @@ class Seat:
             fresh = self.hold and self._client is not None and now - self._said <= SILENT_S
             return np.array(self._wish if fresh else (0.0,) * 5)
 
-    def words(self) -> list[Verdict]:
-        """Said since the last call."""
+    def words(self) -> list[tuple[float, Verdict]]:
+        """Heard since the last call, and when they were said."""
         with self._lock:
             said = list(self._words)
             self._words.clear()
@@ -140,7 +140,7 @@ class Browser(Jogger):
         :8642/stream. keys: episode keys typed in the terminal as well, where there is one."""
         super().__init__(spec, NoKeys() if keys is None else keys)
         self._stop, self._host, self._port, self._clock = stop, host, port, clock
-        self._period_s, self._turn = 1.0 / spec.rate_hz, 0.0
+        self._period_s, self._turn, self._began = 1.0 / spec.rate_hz, 0.0, -math.inf
         self._secret = secrets.token_urlsafe(12)
         page = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
         self._page = page.replace('"{camera}"', json.dumps(camera))
@@ -167,11 +167,13 @@ class Browser(Jogger):
 
     def reset(self) -> None:
         super().reset()
-        self.seat.words()  # said between episodes: it means nothing
+        self.seat.words()
+        self._began = self._clock()  # what was said before means nothing, however late it comes
 
     def step_m(self, observation: Observation, pressed: list[str]) -> np.ndarray:
-        for word in self.seat.words():
-            self.verdict = word
+        for said, word in self.seat.words():
+            if said >= self._began:
+                self.verdict = word
         *step, self._turn, grip = np.zeros(5) if self.verdict else self.seat.wish(self._clock())
         self.openness = float(np.clip(self.openness + grip * GRIPPER_PER_S * self._period_s, 0.0, 1.0))
         return np.array(step) * self.jog.limit_m()

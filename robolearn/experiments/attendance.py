@@ -11,12 +11,14 @@ from rich.console import Console
 
 from hardware.robot import SafeRobot
 from hardware.teleop.keys import Keys, NoKeys, PassedKeys, TerminalKeys, UrgentKeys
-from hardware.teleop.operator import STOPPED_BY_PERSON
+from hardware.teleop.operator import LEFT_STOPPED, STOPPED_BY_PERSON
 from hardware.types import Pilot
 from robolearn.core.errors import UserError
 from robolearn.experiments.devices import Device, Devices
 from robolearn.runtime.takeover import Interruptible, Takeover
 from robolearn.runtime.watched import STOP_KEY, WATCHED_KEYS, Watched
+
+_GO, _ENDS = {"\n", "\r"}, {"q", STOP_KEY}
 
 
 def require_terminal(takeover: Device | None, needed: bool = False) -> None:
@@ -28,7 +30,7 @@ def require_terminal(takeover: Device | None, needed: bool = False) -> None:
     if needed and takeover is None:
         raise UserError(
             "takeover: missing: only a person can say how an episode on this robot went, and the input is not a terminal; "
-            "valid without one: spacemouse, gamepad, browser"
+            "valid without one: browser, which has a STOP"
         )
 
 
@@ -39,7 +41,8 @@ class Attendance:
         self, robot: SafeRobot, takeover: Device | None, devices: Devices, view_port: int | None, console: Console, stack: ExitStack
     ) -> None:
         """Raises HardwareError: the device is not there, or cannot move this robot."""
-        self.robot, self._console, self._keys = robot, console, keys_of(robot)
+        self.robot, self.console, self._keys = robot, console, keys_of(robot)
+        robot.final_stop = STOPPED_BY_PERSON
         self._keys.open()
         stack.callback(self._keys.close)
         self.view = devices.view(takeover, view_port)
@@ -56,16 +59,29 @@ class Attendance:
             pilot = Takeover(pilot, self._operator, self.robot)
         return Watched(pilot, self.robot, self._keys, self.view, self._others)
 
+    @property
+    def stopped(self) -> bool:
+        """By a person."""
+        return self.robot.stop_asked == STOPPED_BY_PERSON
+
+    def begins(self, confirm: bool) -> bool:
+        """May the next episode begin, by driving a real arm home? False: the person stopped the robot, whatever that was for, or has had
+        enough. confirm: they are asked."""
+        ready = not self.stopped and (not confirm or self.ready())
+        if self.stopped:
+            self.console.print(LEFT_STOPPED)
+        return ready and not self.stopped
+
     def ready(self) -> bool:
         """Wait until the person says that the scene is; False: they have had enough. At once where there is no terminal, and in a
         simulator, which puts its scene right by itself."""
         if isinstance(self._keys, NoKeys) or self.robot.world is not None:
             return True
         self._keys.read()  # what was typed before means nothing
-        self._console.print("put the scene right, then any key: the arm drives home and flies; q ends")
-        while not (pressed := self._keys.read()):
+        self.console.print("put the scene right, then Enter: the arm drives home and flies; q ends")
+        while not {*_GO, *_ENDS} & (pressed := set(self._keys.read())):  # a word that came too late for its episode is none
             sleep(0.02)
-        return not {"q", STOP_KEY} & set(pressed)
+        return not _ENDS & pressed
 
 
 def keys_of(robot: SafeRobot) -> Keys:

@@ -15,7 +15,6 @@ from rich.live import Live
 import hardware
 from hardware import RobotConfig
 from hardware.robot import SafeRobot
-from hardware.teleop.operator import LEFT_STOPPED, STOPPED_BY_PERSON
 from robolearn.core.checkpoint import digest_of, load_policy
 from robolearn.core.errors import UserError, require_at_least
 from robolearn.core.run import Run, read_metrics, require_free
@@ -55,10 +54,10 @@ class Config:
     instruction: str = ""
     """What is to be done, in words; stored with every episode. Empty: the task's own."""
     asynchronous: bool = True
-    """Think while the robot moves; what comes too late of an answer is dropped. Off: the arm holds while the policy thinks. In a
-    simulator, whose time stands still meanwhile, it is off."""
-    chunk: int = 8
-    """Actions executed per inference; at most the policy's horizon."""
+    """Think while the robot moves; what comes too late of an answer is dropped. Off: the arm holds while the policy thinks. It is off in a
+    simulator, whose time stands still meanwhile, and for a policy that answers with a single action."""
+    chunk: int | None = None
+    """Actions executed per inference; at most the policy's horizon. None: 8, or as many as the policy predicts."""
     ensemble: float | None = None
     """Temporal ensembling (ACT): the mean of all answers about now, weighted exp(-ensemble * i), i = 0 the oldest. None: off."""
     prefix: int = 0
@@ -73,7 +72,7 @@ class Config:
     leader: LeaderConfig = LeaderConfig()
     browser: BrowserConfig = BrowserConfig()
     confirm: bool = True
-    """On a real robot, watched at a terminal: wait for a key before each episode, so that the scene can be put right."""
+    """On a real robot, watched at a terminal: wait for Enter before each episode, so that the scene can be put right."""
     seed: int = 0
     """Of the policy's own noise; in a simulator also of the starts."""
     view_port: int | None = 8642
@@ -147,13 +146,9 @@ def _fly(
     robot, watched = attendance.robot, attendance.around(pilot)
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while (index := len(won)) < config.episodes:
-            ready = not config.confirm or attendance.ready()
-            if robot.stop_asked == STOPPED_BY_PERSON:  # an episode would begin by driving the arm home
-                console.print(LEFT_STOPPED)
-                break
-            if not ready:
-                break
             display = DeployView(robot, index, config.episodes, won, live.update, attendance.view)
+            if not attendance.begins(config.confirm):
+                break
             with store.record() as recording:  # discarded unless it is finished
                 reseed(watched, config.seed, index)
                 episode = rollout(robot, watched, task, np.random.default_rng([config.seed, index]), display.on_step, recording)
@@ -178,10 +173,13 @@ def _task(config: Config) -> Task:
 def _pilot(config: Config, policy: Policy, stack: ExitStack) -> PolicyPilot:
     """UserError for a chunk, a prefix or a goal that the policy cannot have."""
     options = {"ensemble": config.ensemble, "prefix": config.prefix, "goal": goal_obs(config.goal, policy), "precision": config.precision}
+    chunk = min(8, policy.horizon - config.prefix) if config.chunk is None else config.chunk
+    # A single action, thought of beside the robot, would always come too late for the moment it is meant for.
+    beside = config.asynchronous and hardware.in_real_time(config.robot.body) and policy.horizon > 1
     try:
-        if not config.asynchronous or not hardware.in_real_time(config.robot.body):
-            return PolicyPilot(policy, config.chunk, config.seed, **options)
-        pilot = AsyncPilot(policy, config.chunk, config.seed, **options)
+        if not beside:
+            return PolicyPilot(policy, chunk, config.seed, **options)
+        pilot = AsyncPilot(policy, chunk, config.seed, **options)
     except ValueError as error:
         raise UserError(str(error)) from error
     stack.callback(pilot.close)

@@ -22,6 +22,7 @@ from robolearn.core.run import Run
 from robolearn.data.episode import not_failed
 from robolearn.data.store import EpisodeStore
 from robolearn.data.windows import split
+from robolearn.experiments.attendance import require_terminal
 from robolearn.experiments.evaluate import check_fits
 from robolearn.experiments.finetune_config import HOW, Config, check
 from robolearn.experiments.finetuning import actor
@@ -35,11 +36,13 @@ def run(config: Config) -> dict:
     console = Console(stderr=True, soft_wrap=True)
     check(config)
     require_outside(config.out, config.data)
-    record = Run(config.out, config, config.overwrite, how=HOW, blank=Channel(config.out).blank)
+    grows = None if config.improvement else "episodes"  # what was judged was judged of fewer
+    record = Run(config.out, config, config.overwrite, grows=grows, how=HOW, blank=Channel(config.out).blank)
     if record.finished():
         result = record.result()
         console.print(f"{config.out}: already fine-tuned; {_sentence(result)}", highlight=False)
         return result
+    require_terminal(config.takeover, needed=hardware.in_real_time(config.robot.body))
     torch.set_num_threads(config.threads)
     agent = _fitting(config, hardware.spec_of(config.robot))
     with record:
@@ -55,7 +58,7 @@ def _fitting(config: Config, robot: RobotSpec) -> Agent:
         check_fits(config.checkpoint, robot)
     store = EpisodeStore.open(config.data)
     if differences := store.spec.diff(robot):
-        raise UserError(f"{config.data}: recorded on another robot (data != robot): {'; '.join(differences)}")
+        raise UserError(f"{config.data}: recorded on another robot, or for other actions (data != robot): {'; '.join(differences)}")
     if len(store) < 2:
         raise UserError(f"{config.data}: {len(store)} episodes; expected at least 2, of which one is held out")
     whole = config.whole_agent
@@ -83,7 +86,7 @@ def check_examples(config: Config, store: EpisodeStore) -> None:
 
 def _sentence(result: dict) -> str:
     flown = f"{result['successes']} of {result['episodes']} online episodes succeeded"
-    if not result["setpoints"]:  # a real arm's loop is in a process of its own, or elsewhere
+    if result["setpoints"] is None:  # a real arm's loop is in a process of its own, or elsewhere
         return flown
     violations = sum(result["violations_at_the_actuator"].values())
     return f"{flown}; {violations} limit violations in {result['setpoints']} setpoints at the actuator"

@@ -8,14 +8,12 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
-import hardware
 from hardware import RobotConfig
 from robolearn.agents.config import AgentConfig, around
 from robolearn.core.checkpoint import read_header
 from robolearn.core.config import from_dict
 from robolearn.core.errors import UserError
 from robolearn.evaluation.sequential import ImprovementConfig
-from robolearn.experiments.attendance import require_terminal
 from robolearn.experiments.devices import BrowserConfig, Device, LeaderConfig
 from robolearn.planning.gate import GateConfig
 from robolearn.policies.chunk import ChunkConfig
@@ -27,7 +25,8 @@ def ours() -> AgentConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Learn from recordings, then from the robot's own trials: an actor that flies and a learner beside it."""
+    """Learn from recordings, then from the robot's own trials: an actor that flies and a learner beside it. On a real robot a person
+    watches: s success, f failure, r redo, q quit, space STOP."""
 
     checkpoint: Path | None = None
     """A chunk policy from `robolearn train`: it becomes the agent's, in the actor's place, and goes on learning online; the agent then sees
@@ -37,10 +36,13 @@ class Config:
     out: Path = Path("runs/demo/finetune")
     """Artefact folder: online.zarr, planner.pt, metrics.jsonl, uncertainty.jsonl, learner/."""
     robot: RobotConfig = RobotConfig(body="robosuite:Lift")
+    """a real arm: --robot.body ur5e --robot.arm.address 192.168.1.10, or a file of configs/robots"""
     agent: AgentConfig = field(default_factory=ours)
     """Who learns: `{preset: iql}`, --agent.preset iql (docs/presets), and any of its fields. Without a preset: ours."""
     episodes: int = 25
-    """Online episodes to collect."""
+    """Online episodes to collect. Raised later, the run goes on, unless an `improvement` was judged."""
+    seconds: float | None = None
+    """Time limit of an episode [s]; none: the task's own, on a real arm 60."""
     chunk: int = 8
     """Actions executed per plan, by an agent with a chunk policy; others plan anew for each."""
     seed: int = 0
@@ -64,14 +66,14 @@ class Config:
     """Judge the result on fresh episodes against the frozen ones of the warm-up, and roll back unless it is not worse."""
     takeover: Device | None = None
     """With what a person may take the robot from the agent at any moment, as in `robolearn deploy`; what they fly is learned from, as a
-    demonstration where agent.replay.interventions says so. On a real robot a person watches in any case: their word ends an episode
-    (s, f, r, q; space stops), and success earns 1."""
+    demonstration where agent.replay.interventions says so. Without one, a person on a real robot still watches: their word ends an episode,
+    and success earns 1."""
     leader: LeaderConfig = LeaderConfig()
     browser: BrowserConfig = BrowserConfig()
     view_port: int | None = 8642
     """Where a person watches: the cameras at http://127.0.0.1:PORT; 0: any free port, None: no page."""
     confirm: bool = True
-    """On a real robot, where a person watches at a terminal: wait for a key before each episode, so that they can put the scene right."""
+    """On a real robot, where a person watches at a terminal: wait for Enter before each episode, so that they can put the scene right."""
     threads: int = 1
     """torch CPU threads; networks this small gain nothing from more, and lose much on a busy machine."""
     overwrite: bool = False
@@ -97,6 +99,7 @@ _RANGES = (  # field, unit, least, greatest
     ("offline_updates", "updates", 0, 100 * _MANY),
     ("held_out", "of the episodes", 0.01, 0.9),
     ("patience_s", "seconds", 30, _MANY),
+    ("seconds", "s", 0.1, 3600),
     ("regime_episodes", "online episodes", 2, _MANY),
     ("threads", "CPU threads", 1, 1024),
     ("gate.risk", "of familiar episodes", 1e-4, 0.9999),
@@ -182,7 +185,6 @@ _AGENT_RANGES = (  # of `agent`; both numbers of a pair
 
 def check(config: Config) -> None:
     """UserError for the first value out of its range; NaN is out of every range."""
-    require_terminal(config.takeover, needed=hardware.in_real_time(config.robot.body))
     _check_ranges(config, _RANGES)
     _check_ranges(config.agent, _AGENT_RANGES, "agent.")
     if config.regime == "auto" and not 2 <= config.regime_episodes < config.episodes:

@@ -93,6 +93,7 @@ def _record(
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=config.episodes, completed=len(store), state="")
         always = _always(config, robot, task)
+        robot.final_stop = STOPPED_BY_PERSON
         while (index := len(store)) < config.episodes:
             if robot.stop_asked == STOPPED_BY_PERSON:  # an episode would begin by driving the arm home
                 console.print(LEFT_STOPPED)

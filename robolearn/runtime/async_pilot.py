@@ -96,6 +96,10 @@ class AsyncPilot(PolicyPilot):
             action = self._mean(actions.astype(np.float64), np.exp(-self.ensemble * np.arange(len(actions)))).astype(np.float32)
         return Command(now, action, self.source, {**getattr(self.policy, "notes", {}), **notes})
 
+    def rest(self) -> None:
+        """Wait until it thinks of nothing: before its policy is changed."""
+        self._thinker.submit(int).result()  # one after the other
+
     def close(self) -> None:
         self._thinker.shutdown(wait=False, cancel_futures=True)
 

@@ -47,10 +47,17 @@ def at(monkeypatch: pytest.MonkeyPatch):
         yield made
 
 
-@pytest.mark.parametrize(("key", "ready"), [("x", True), ("s", True), ("q", False), (" ", False)])
+@pytest.mark.parametrize(("key", "ready"), [("\n", True), ("\r", True), ("q", False), (" ", False)])
 def test_on_a_real_robot_a_key_begins_and_what_was_typed_before_does_not(at: Callable[..., Attendance], key: str, ready: bool) -> None:
-    keys = Typed(["x"], [], [], [key])
+    keys = Typed(["\n"], [], ["s", "x"], [key])
     assert at(keys).ready() is ready and keys.reads == []
+
+
+def test_after_a_persons_stop_none_begins_whether_asked_for_or_not(at: Callable[..., Attendance]) -> None:
+    here = at(Typed(["\n"], ["\n"], ["\n"]))
+    assert here.begins(confirm=False) and here.robot.final_stop == "operator"
+    here.robot.brake("operator")
+    assert not here.begins(confirm=True) and not here.begins(confirm=False)
 
 
 def test_a_simulator_and_a_robot_without_a_terminal_wait_for_nobody(at: Callable[..., Attendance]) -> None:

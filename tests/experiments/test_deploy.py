@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,10 @@ from robolearn.core.run import read_json, read_metrics
 from robolearn.data.store import EpisodeStore
 from robolearn.experiments import attendance, deploy
 from robolearn.models.encoders.cnn import SmallCnnConfig
+from robolearn.policies.bc import BcConfig
 from robolearn.policies.diffusion import DiffusionConfig
 from robolearn.policies.regression import RegressionConfig
+from robolearn.runtime.async_pilot import AsyncPilot
 
 
 def checkpoint(path: Path, robot: RobotConfig, rows: np.ndarray) -> Path:
@@ -259,6 +261,17 @@ def test_what_cannot_be_deployed(tmp_path: Path, change: dict, message: str) -> 
     with pytest.raises(UserError, match=message):
         deploy.run(deploy.Config(policy, tmp_path / "out", robot, view_port=None, **change))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("horizon", "chunk", "beside"), [(1, 1, False), (6, 6, True), (20, 8, True)])
+def test_a_single_action_is_not_thought_of_beside_the_robot(tmp_path: Path, horizon: int, chunk: int, beside: bool) -> None:
+    """It would be for a moment that has passed when it comes."""
+    robot = RobotConfig("so101", arm=RealConfig("/dev/null"))
+    policy = BcConfig(horizon=horizon, history=1, hidden=(16,)).build(hardware.spec_of(robot))
+    with ExitStack() as stack:
+        pilot = deploy._pilot(deploy.Config(tmp_path / "policy.pt", robot=robot), policy, stack)
+        assert isinstance(pilot, AsyncPilot) is beside
+        assert (pilot.execute if isinstance(pilot, AsyncPilot) else pilot._runner.execute) == chunk
 
 
 def test_a_policy_of_another_robot(tmp_path: Path) -> None:

@@ -203,3 +203,24 @@ def test_impossible_numbers_are_refused_before_a_body_is_built(config: RobotConf
         hardware.open(config)
     with pytest.raises(HardwareError, match=line):
         hardware.spec_of(config)
+
+
+def test_what_was_stopped_for_good_is_not_driven_home_and_no_later_reason_hides_why() -> None:
+    arm = FakeArm()
+    arm.place(np.array([0.5, 0.6]))
+    with bare(arm) as robot:
+        robot.final_stop = "operator"
+        robot.brake("operator")
+        robot.observe()
+        robot.stop("camera: too old")
+        at = arm.q.copy()
+        for _ in range(2):
+            with pytest.raises(HardwareError, match=r"bare: stopped \(operator\) and left where it is"):
+                robot.reset(np.random.default_rng(0))
+        np.testing.assert_array_equal(arm.q, at)
+        assert robot.stop_asked == "operator" and robot.stopped is not None
+    with bare(FakeArm()) as robot:  # any other stop is the governor's to clear
+        robot.final_stop = "operator"
+        robot.stop("camera: too old")
+        robot.reset(np.random.default_rng(0))
+        assert robot.stop_asked is None and robot.stopped is None

@@ -176,3 +176,14 @@ def test_a_reset_forgets_and_waits_for_the_thought_in_flight(policy: Slow) -> No
     threading.Timer(0.1, policy.free.set).start()
     pilot.reset()
     assert values(pilot, range(20, 22)) == [20, 20.01]
+
+
+def test_at_rest_it_thinks_of_nothing(policy: Slow) -> None:
+    pilot = AsyncPilot(policy, execute=3)
+    values(pilot, range(2))
+    policy.free.clear()
+    pilot.decide(look(2))
+    pilot.forget()  # not heard any more, but thought to its end
+    threading.Timer(0.1, policy.free.set).start()
+    pilot.rest()
+    assert policy.free.is_set() and pilot._thinker._work_queue.empty()

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.live import Live
 from rich.progress import Progress
 
 import hardware
 from hardware.robot import SafeRobot
-from hardware.teleop.operator import STOPPED_BY_PERSON
 from hardware.testing import LimitProbe
 from hardware.types import Pilot, Source
 from robolearn.agents.agent import Agent
@@ -42,7 +42,7 @@ from robolearn.runtime.rollout import rollout
 from robolearn.tasks import task_for
 
 LOGGED = (
-    *("episode", "flight", "success", "return", "length", "interventions", "stopped", "setpoints", "violations", "takeovers"),
+    *("episode", "flight", "success", "return", "length", "interventions", "stopped", "verdict", "setpoints", "violations", "takeovers"),
     *("uncertainty", "uncertainty_max", "novelty_max", "gated"),
 )
 ENDS_S = 5.0  # within which the learner ends once it is let go
@@ -58,14 +58,16 @@ def run(config: Config, record: Run, agent: Agent) -> dict[str, Any]:
             attendance = Attendance(robot, config.takeover, Devices(config.leader, config.browser), config.view_port, console, stack)
         actor = Actor(config, record, agent, channel, robot, attendance)
         stack.callback(actor.close)
+        if attendance is not None:
+            console.print("learning from the recordings: nothing moves yet")
         with actor.online, learner_beside(channel) as learner:
             with record.timed("offline"), Progress(console=console) as progress:
-                channel.wait(lambda said: _shown(progress, said) or said.get("episodes", -1) >= 0, learner)
+                channel.wait(lambda said: _heeded(attendance) or _shown(progress, said) or said.get("episodes", -1) >= 0, learner)
             for row in actor.fly_all(learner):
-                ending = "success" if row["success"] else "failure"
-                console.print(
-                    f"episode {row['episode'] + 1} of {config.episodes}: {ending} after {row['length']} decisions", highlight=False
-                )
+                said = f"episode {row['episode'] + 1} of {config.episodes}: {_ending(row)} after {row['length']} decisions"
+                console.print(said, highlight=False)
+            if attendance is not None:
+                console.print("learning what is left to learn")
             with record.timed("learn"):
                 channel.wait(lambda said: said["episodes"] >= config.episodes, learner)
         channel.take(agent)
@@ -100,7 +102,8 @@ class Actor:
         path = channel.online
         origin = {"source": "robolearn finetune", "data": str(config.data)}
         self.online = EpisodeStore.open(path, "a") if path.exists() else EpisodeStore.create(path, robot.spec, origin)
-        self.task = task_for(config.robot.body)
+        task = task_for(config.robot.body)
+        self.task = replace(task, time_limit_s=config.seconds or task.time_limit_s)
         self._gating: Gating | None = None
         self._complete_log()
 
@@ -108,6 +111,7 @@ class Actor:
         """The log row of each episode that is still to be flown. UserError: nobody learns any more."""
         config = self.config
         while (index := len(self.online)) < config.episodes:
+            self._await_person()  # meanwhile there may be newer weights
             self.channel.look(learner)
             trying = config.regime == "auto" and index < config.regime_episodes  # the offline policy; nothing is learned meanwhile
             if config.regime == "auto" and not trying and not self.channel.regime.exists():
@@ -116,7 +120,7 @@ class Actor:
                 with self.record.timed("wait"):
                     self.channel.wait(lambda said, index=index: said["episodes"] >= index, learner)
             self.channel.take(self.agent)
-            flight = "frozen" if trying else self.agent.config.warmup.flight(self.online.rows)
+            flight = "frozen" if trying else self.agent.config.warmup.flight(self._rows_alone())
             if flight == "learning" and config.improvement is not None:
                 self._offline_record()  # now, not when everything is flown
             self.agent.explore = flight == "learning"
@@ -134,13 +138,13 @@ class Actor:
         record = self._offline_record()
         test = Improvement(config.improvement, sum(record), len(record))
         for row in self._logged("judged"):
-            test.add(row["success"])
+            test.add(_alone(row))
         self.agent.explore = False
         while test.verdict is Verdict.CONTINUE:
             index, late = len(test.outcomes), 2**20 + len(test.outcomes)
+            self._await_person()
             episode = self._fly(index, "judged", late + config.seed, late)
-            self._log("judged", episode.meta)
-            test.add(episode.meta["success"])
+            test.add(_alone(self._log("judged", episode.meta)))
         return test
 
     def summary(self) -> dict[str, Any]:
@@ -150,8 +154,8 @@ class Actor:
             "episodes": len(flown),
             "successes": sum(meta["success"] for meta in flown),
             "interventions": total("interventions"),
-            "setpoints": sum(row.get("setpoints", 0) for row in [*flown, *self._logged("judged")]),
-            "violations_at_the_actuator": total("violations"),
+            "setpoints": sum(row["setpoints"] for row in [*flown, *self._logged("judged")]) if self.probe else None,  # not looked at
+            "violations_at_the_actuator": total("violations") if self.probe else None,
             "steps": sum(meta["length"] for meta in flown),
         }
 
@@ -160,13 +164,13 @@ class Actor:
         data = EpisodeStore.open(self.config.data)
         reward = data.lowdim("reward")
         returns = [float(reward[int(start) : int(start) + data.length(i)].sum()) for i, start in enumerate(data.starts)]
-        found = regime([meta["return"] for meta in self._flown()], returns)
+        found = regime([meta["return"] for meta in self._flown() if not meta.get("takeovers")], returns)
         write_atomic(self.channel.regime, json.dumps({"keep": found.regime.name.lower(), "why": found.sentence()}).encode())
         Console(stderr=True, soft_wrap=True).print(f"regime: {found.sentence()}", highlight=False)
 
     def _offline_record(self) -> list[bool]:
         """Whether the offline policy succeeded, episode by episode."""
-        if record := [meta["success"] for meta in self._flown() if meta["flight"] == "frozen"]:
+        if record := [_alone(meta) for meta in self._flown() if meta["flight"] == "frozen"]:
             return record
         warmup = self.agent.config.warmup
         raise UserError(
@@ -174,11 +178,30 @@ class Actor:
             "decisions ended within one episode, or episodes ended first; give more of either"
         )
 
+    def _rows_alone(self) -> int:
+        """What the warm-up counts: frozen episodes into which a person stepped tell little of the offline policy."""
+        return sum(meta["length"] for meta in self._flown() if not (meta["flight"] == "frozen" and meta.get("takeovers")))
+
     def _flown(self) -> list[dict[str, Any]]:
         return [self.online.meta(index) for index in range(len(self.online))]
 
+    def _await_person(self) -> None:
+        if self.attendance is not None and not self.attendance.begins(self.config.confirm):
+            raise KeyboardInterrupt
+
     def _fly(self, index: int, flight: str, seed: int, start: int) -> Episode:
-        """seed: of the agent's noise. start: which of this run's starting situations."""
+        """seed: of the agent's noise. start: which of this run's starting situations. A person may have it flown again, from the same."""
+        while True:
+            episode = self._flown_once(index, flight, seed, start)
+            verdict = episode.meta["verdict"]
+            if self.attendance is None or verdict not in ("quit", "discard"):
+                return episode
+            if verdict == "quit":
+                raise KeyboardInterrupt
+            self.attendance.console.print("discarded; once more")
+            self._await_person()
+
+    def _flown_once(self, index: int, flight: str, seed: int, start: int) -> Episode:
         gating = self._gate() if self.config.gate is not None and flight in ("learning", "judged") else None
         if flight == "random":
             pilot: Pilot = RandomPilot(self.robot.spec, seed)
@@ -189,7 +212,10 @@ class Actor:
             self.pilot.seed(seed)
         probe = self.probe
         written, violations = (probe.setpoints, Counter(probe.violations)) if probe else (0, Counter())
-        episode = self._watched(index, pilot, start) if self.attendance else rollout(self.robot, pilot, self.task, self._rng(start))
+        rng = np.random.default_rng([self.config.seed, start])
+        episode = self._watched(index, pilot, rng) if self.attendance else rollout(self.robot, pilot, self.task, rng)
+        if isinstance(self.pilot, AsyncPilot):
+            self.pilot.rest()  # the agent is about to change
         measured: dict[str, Any] = {}
         if probe is not None:
             measured = {"setpoints": probe.setpoints - written, "violations": dict(probe.violations - violations)}
@@ -201,24 +227,15 @@ class Actor:
             measured |= {"gated": gating.write(index, flight)}
         return replace(episode, meta={"episode": index, "flight": flight, **episode.meta, **measured})
 
-    def _rng(self, start: int) -> np.random.Generator:
-        return np.random.default_rng([self.config.seed, start])
-
-    def _watched(self, index: int, pilot: Pilot, start: int) -> Episode:
-        """Under the eyes of the person, who may have it flown again."""
+    def _watched(self, index: int, pilot: Pilot, rng: np.random.Generator) -> Episode:
+        """Under the eyes of the person."""
         attendance = self.attendance
         assert attendance is not None
         won = [meta["success"] for meta in self._flown()]
-        while True:
-            if (self.config.confirm and not attendance.ready()) or self.robot.stop_asked == STOPPED_BY_PERSON:
-                raise KeyboardInterrupt  # the episode would begin by driving the arm home
-            view = DeployView(self.robot, index, self.config.episodes, won, lambda table: None, attendance.view)
-            episode = rollout(self.robot, attendance.around(pilot), self.task, self._rng(start), view.on_step)
-            if episode.meta["verdict"] == "quit":
-                raise KeyboardInterrupt
-            if episode.meta["verdict"] != "discard":
-                facts = {"calibration": self.robot.calibration, **view.facts()}
-                return replace(episode, meta={**episode.meta, **facts})
+        with Live(console=attendance.console, refresh_per_second=8, transient=True) as live:
+            view = DeployView(self.robot, index, self.config.episodes, won, live.update, attendance.view)
+            episode = rollout(self.robot, attendance.around(pilot), self.task, rng, view.on_step)
+        return replace(episode, meta={**episode.meta, "calibration": self.robot.calibration, **view.facts()})
 
     def close(self) -> None:
         """What thinks beside the robot ends."""
@@ -229,7 +246,7 @@ class Actor:
         """Calibrated once, on what the offline policy flew. UserError: it flew too little."""
         if self._gating is None:
             assert self.config.gate is not None
-            familiar = [meta["novelty_max"] for meta in self._flown() if meta["flight"] == "frozen" and "novelty_max" in meta]
+            familiar = [meta["novelty_max"] for meta in self._flown() if meta["flight"] == "frozen" and not meta.get("takeovers")]
             self._gating = Gating(self.config.gate, familiar, self.config.out)
         return self._gating
 
@@ -257,6 +274,27 @@ class Actor:
         for meta in self._flown():
             if meta["episode"] not in logged:
                 self._log("episode", meta)
+
+
+def _alone(row: Mapping[str, Any]) -> bool:
+    """Did the agent succeed by itself?"""
+    return bool(row["success"]) and not row.get("takeovers")
+
+
+def _ending(row: Mapping[str, Any]) -> str:
+    if row["success"]:
+        return "success"
+    if row["stopped"]:
+        return f"stopped ({row['stopped']})"
+    return "failure, by your word," if row.get("verdict") == "failure" else "no success in time"
+
+
+def _heeded(attendance: Attendance | None) -> bool:
+    """Never true. KeyboardInterrupt: the person stopped the robot while nothing flew."""
+    if attendance is not None and attendance.stopped:
+        attendance.begins(confirm=False)
+        raise KeyboardInterrupt
+    return False
 
 
 def _known(episode: Episode, note: str) -> np.ndarray:

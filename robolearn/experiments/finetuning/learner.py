@@ -174,7 +174,7 @@ def main(out: Path) -> None:
         threading.Thread(target=live, args=(channel,), daemon=True).start()
         config = load_config(out / "config.yaml", Config)
         torch.set_num_threads(config.threads)
-        with Run(channel.learner, config, how=HOW) as record:
+        with Run(channel.learner, config, grows="episodes", how=HOW) as record:
             LearnerProcess(config, channel, record).run()
     except UserError as error:
         sys.exit(str(error))

@@ -324,6 +324,20 @@ def test_a_run_in_which_nothing_was_learned_or_flown_gives_way_to_the_corrected_
     assert record.out == config.out
 
 
+def test_what_a_person_flew_is_no_success_of_the_agents(config, monkeypatch):
+    with Run(config.out, config) as record, hardware.open(ROBOT) as robot:
+        one = actor.Actor(config, record, config.agent.build(robot.spec), Channel(config.out), robot)
+        helped = replace(
+            EpisodeStore.open(config.data).read(0), meta={"episode": 0, "flight": "frozen", "success": True, "takeovers": 1, "length": 30}
+        )
+        with one.online:
+            one.online.append(helped)
+            assert one._rows_alone() == 0, "nor does it use up the warm-up"
+            assert one._offline_record() == [False]
+            monkeypatch.setattr(one, "_fly", lambda *_: helped)
+            assert set(one.judge().outcomes) == {False}
+
+
 def test_nothing_is_flown_at_random_on_a_robot_without_a_world(config):
     config = replace(config, agent=replace(AGENT, warmup=Warmup(random=100)))
     with Run(config.out, config) as record, hardware.open(ROBOT) as robot:
@@ -345,7 +359,7 @@ def test_nothing_is_flown_at_random_on_a_robot_without_a_world(config):
         ({"gate": GateConfig()}, "gate: given, but agent.planner is null"),
         ({"gate": GateConfig(risk=float("nan"))}, "gate.risk: nan of familiar episodes"),
         ({"regime": "auto", "regime_episodes": 4}, "regime_episodes: 4 episodes; valid 2 to one less than episodes = 4"),
-        ({"robot": RobotConfig(body="fake:state", rate_hz=25.0)}, "{data}: recorded on another robot (data != robot): rate_hz"),
+        ({"robot": RobotConfig(body="fake:state", rate_hz=25.0)}, "{data}: recorded on another robot, or for other actions (data != robot): "),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_leaves_nothing(config, changes, message):

@@ -182,6 +182,22 @@ def test_words_end_episodes_and_those_of_before_mean_nothing(pilot: Browser, pag
         assert pilot.verdict is None
 
 
+def test_a_word_that_comes_late_is_not_of_the_next_episode(pilot: Browser, clock: Clock) -> None:
+    seat = pilot.seat
+    seat.hear("page", Message(False, (0.0,) * 5, at=1.0), clock.now)
+    seat.hear("page", Message(False, (0.0,) * 5, "success", at=1.1), clock.now + 0.1)
+    pilot.decide(NOW)
+    assert pilot.verdict == "success"
+    clock.now += 6.0
+    pilot.reset()
+    seat.hear("page", Message(False, (0.0,) * 5, "success", at=1.2), clock.now + 0.01)  # the second tap, on a line that stalled
+    pilot.decide(NOW)
+    assert pilot.verdict is None
+    seat.hear("page", Message(False, (0.0,) * 5, "failure", at=7.2), clock.now + 0.2)
+    pilot.decide(NOW)
+    assert pilot.verdict == "failure"
+
+
 def test_a_stop_stops_the_robot_from_whichever_page_and_waits_for_no_decision(
     pilot: Browser, page: ClientConnection, stops: list[str]
 ) -> None:
