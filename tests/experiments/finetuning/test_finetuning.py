@@ -359,7 +359,7 @@ def test_nothing_is_flown_at_random_on_a_robot_without_a_world(config):
         ({"gate": GateConfig()}, "gate: given, but agent.planner is null"),
         ({"gate": GateConfig(risk=float("nan"))}, "gate.risk: nan of familiar episodes"),
         ({"regime": "auto", "regime_episodes": 4}, "regime_episodes: 4 episodes; valid 2 to one less than episodes = 4"),
-        ({"robot": RobotConfig(body="fake:state", rate_hz=25.0)}, "{data}: recorded on another robot, or for other actions (data != robot): "),
+        ({"robot": RobotConfig(body="fake:state", rate_hz=25.0)}, "{data}: recorded on another robot, or for other actions"),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_leaves_nothing(config, changes, message):
