@@ -126,7 +126,7 @@ def test_redo_discards_and_flies_the_same_start_again_and_quit_keeps_what_is_the
     run(Config(out=tmp_path, robot=FAKE, episodes=9, videos=0))
     recorded = episodes(tmp_path)
     assert [e.meta["verdict"] for e in recorded] == ["success", "failure"]
-    assert [e.success for e in recorded] == [True, False] and all(e.terminal[-1] for e in recorded)
+    assert [(e.success, bool(e.terminal[-1]), float(e.reward[-1] == 1.0)) for e in recorded] == [(True, True, 1.0), (False, False, 0.0)]
     assert [e.meta["seed"][1] for e in recorded] == [0, 1], "the discarded one was flown again from its own start"
     assert not (tmp_path / "done.json").exists()
     assert "the same command continues" in capfd.readouterr().err

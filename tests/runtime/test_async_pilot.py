@@ -183,7 +183,8 @@ def test_at_rest_it_thinks_of_nothing(policy: Slow) -> None:
     values(pilot, range(2))
     policy.free.clear()
     pilot.decide(look(2))
-    pilot.forget()  # not heard any more, but thought to its end
+    assert policy.begun.acquire(timeout=20) and policy.begun.acquire(timeout=20)  # the first answer's thought, and this one
+    pilot.forget()  # it is not heard any more, but thought to its end
     threading.Timer(0.1, policy.free.set).start()
     pilot.rest()
     assert policy.free.is_set() and pilot._thinker._work_queue.empty()

@@ -88,7 +88,10 @@ def recorded(path: Path, robot: RobotConfig, episodes: int = 5) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("agent", [ALONE, IN_CHUNKS], ids=["single actions", "chunks, thought of beside"])
+@pytest.mark.parametrize(
+    "agent",
+    [pytest.param(ALONE, id="single actions", marks=pytest.mark.long), pytest.param(IN_CHUNKS, id="chunks, thought of beside")],
+)
 def test_it_learns_on_an_arm_from_a_persons_word_and_hand(tmp_path: Path, person, agent: AgentConfig) -> None:
     pytest.importorskip("scservo_sdk")
     with launch("so101") as double:
