@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import cache
 
 import numpy as np
@@ -82,3 +84,18 @@ def test_a_closed_camera_says_so_and_opens_again():
     with panda:
         panda.reset(np.random.default_rng(0))
         np.testing.assert_array_equal(panda.cameras["agentview"].read(), before)
+
+
+def test_what_torch_loads_later_does_not_crash_a_process_that_has_drawn() -> None:
+    """Mesa's LLVM and Triton's: whichever came second took the process down."""
+    pytest.importorskip("triton", reason="torch came without Triton")
+    code = """
+import numpy as np, hardware
+with hardware.open(hardware.RobotConfig(body="robosuite:Lift")) as robot:
+    robot.reset(np.random.default_rng(0))
+    assert robot.observe().images["agentview"].any()
+import torch._dynamo
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["alive"]), done.stderr[-2000:]
