@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -11,6 +12,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from hardware.types import RobotSpec
+
+with suppress(
+    ImportError
+):  # before anything draws: Mesa's LLVM and Triton's, which torch loads sooner or later, crash a process in that order
+    import triton  # noqa: F401
 
 Metrics = dict[str, Any]  # numbers, as `logged` gives them
 
