@@ -120,7 +120,7 @@ def test_on_a_double_through_the_vendors_sdk_with_a_camera(tmp_path: Path) -> No
             table_m=None,
             cameras={"top": CameraConfig(str(film), size=(32, 32), stale_s=60.0)},
         )
-        robot = RobotConfig("so101", arm=arm)
+        robot = RobotConfig("so101", arm=arm, stale_s=5.0)  # a busy machine may keep the pilot waiting
         home = double.model.spec.home
         spec = RobotConfig("so101", arm=RealConfig())
         policy = checkpoint(tmp_path / "policy.pt", spec, near(np.append(home + 0.1, 0.5)))
@@ -195,7 +195,7 @@ def test_on_a_double_a_person_takes_over_and_gives_back(tmp_path: Path, monkeypa
     monkeypatch.setattr(attendance, "keys_of", lambda _: Typed())
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     with launch(arm) as double:
-        robot = RobotConfig(arm, arm=RealConfig(double.address, table_m=None, actions="ee_delta"))
+        robot = RobotConfig(arm, arm=RealConfig(double.address, table_m=None, actions="ee_delta"), stale_s=5.0)
         rows = 0.05 * near(np.zeros(len(hardware.spec_of(robot).action.names))) + np.append(np.zeros(3), 0.5).astype(np.float32)
         policy = checkpoint(tmp_path / "policy.pt", robot, rows)
         with told(double.panel) as goals:

@@ -95,7 +95,7 @@ def recorded(path: Path, robot: RobotConfig, episodes: int = 5) -> Path:
 def test_it_learns_on_an_arm_from_a_persons_word_and_hand(tmp_path: Path, person, agent: AgentConfig) -> None:
     pytest.importorskip("scservo_sdk")
     with launch("so101") as double:
-        robot = RobotConfig("so101", arm=RealConfig(double.address, table_m=None, actions="ee_delta"))
+        robot = RobotConfig("so101", arm=RealConfig(double.address, table_m=None, actions="ee_delta"), stale_s=5.0)
         config = finetune.Config(
             data=recorded(tmp_path / "data.zarr", robot),
             out=tmp_path / "run",
