@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
-from contextlib import suppress
 from typing import Any
 
+from hardware import llvm
 from hardware.types import HardwareError
 
 
 def gl_context(width: int, height: int) -> Any:
     """A context of the kind the environment variable MUJOCO_GL names (egl by default). Raises HardwareError."""
     try:
-        _own_llvm_first()
+        llvm.tritons_first()
         return importlib.import_module(f"mujoco.{_kind()}").GLContext(width, height)
     except Exception as error:  # PyOpenGL, EGL and the loader each raise their own kinds
         raise missing_gl() from error
@@ -26,9 +26,3 @@ def missing_gl() -> HardwareError:
 
 def _kind() -> str:
     return os.environ.get("MUJOCO_GL") or "egl"
-
-
-def _own_llvm_first() -> None:
-    """Mesa draws with an LLVM of its own; Triton's, which torch loads sooner or later, crashes the process if it comes second."""
-    with suppress(ImportError):
-        importlib.import_module("triton")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -11,12 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
+from hardware import llvm
 from hardware.types import RobotSpec
 
-with suppress(
-    ImportError
-):  # before anything draws: Mesa's LLVM and Triton's, which torch loads sooner or later, crash a process in that order
-    import triton  # noqa: F401
+llvm.tritons_first()  # not everything that draws is ours: Gymnasium's and dm_control's pictures are made without hardware.mujoco.gl
 
 Metrics = dict[str, Any]  # numbers, as `logged` gives them
 

@@ -177,9 +177,7 @@ def _pilot(config: Config, policy: Policy, stack: ExitStack) -> PolicyPilot:
     # A single action, thought of beside the robot, would always come too late for the moment it is meant for.
     beside = config.asynchronous and hardware.in_real_time(config.robot.body) and policy.horizon > 1
     try:
-        if not beside:
-            return PolicyPilot(policy, chunk, config.seed, **options)
-        pilot = AsyncPilot(policy, chunk, config.seed, **options)
+        pilot = (AsyncPilot if beside else PolicyPilot)(policy, chunk, config.seed, **options)
     except ValueError as error:
         raise UserError(str(error)) from error
     stack.callback(pilot.close)

@@ -97,7 +97,6 @@ class AsyncPilot(PolicyPilot):
         return Command(now, action, self.source, {**getattr(self.policy, "notes", {}), **notes})
 
     def rest(self) -> None:
-        """Wait until it thinks of nothing: before its policy is changed."""
         self._thinker.submit(int).result()  # one after the other
 
     def close(self) -> None:

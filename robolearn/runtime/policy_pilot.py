@@ -80,6 +80,12 @@ class PolicyPilot:
         if begin is not None:
             begin()
 
+    def rest(self) -> None:
+        """Wait until it thinks of nothing: before its policy is changed."""
+
+    def close(self) -> None:
+        """It thinks no more."""
+
     def watch(self, observation: Observation) -> None:
         """Keep up with what is seen, where somebody else decides."""
         self._history.append(observation)

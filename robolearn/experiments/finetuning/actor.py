@@ -57,7 +57,7 @@ def run(config: Config, record: Run, agent: Agent) -> dict[str, Any]:
         if robot.world is None or config.takeover is not None:
             attendance = Attendance(robot, config.takeover, Devices(config.leader, config.browser), config.view_port, console, stack)
         actor = Actor(config, record, agent, channel, robot, attendance)
-        stack.callback(actor.close)
+        stack.callback(actor.pilot.close)
         if attendance is not None:
             console.print("learning from the recordings: nothing moves yet")
         with actor.online, learner_beside(channel) as learner:
@@ -214,8 +214,7 @@ class Actor:
         written, violations = (probe.setpoints, Counter(probe.violations)) if probe else (0, Counter())
         rng = np.random.default_rng([self.config.seed, start])
         episode = self._watched(index, pilot, rng) if self.attendance else rollout(self.robot, pilot, self.task, rng)
-        if isinstance(self.pilot, AsyncPilot):
-            self.pilot.rest()  # the agent is about to change
+        self.pilot.rest()  # the agent is about to change
         measured: dict[str, Any] = {}
         if probe is not None:
             measured = {"setpoints": probe.setpoints - written, "violations": dict(probe.violations - violations)}
@@ -236,11 +235,6 @@ class Actor:
             view = DeployView(self.robot, index, self.config.episodes, won, live.update, attendance.view)
             episode = rollout(self.robot, attendance.around(pilot), self.task, rng, view.on_step)
         return replace(episode, meta={**episode.meta, "calibration": self.robot.calibration, **view.facts()})
-
-    def close(self) -> None:
-        """What thinks beside the robot ends."""
-        if isinstance(self.pilot, AsyncPilot):
-            self.pilot.close()
 
     def _gate(self) -> Gating:
         """Calibrated once, on what the offline policy flew. UserError: it flew too little."""
