@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from types import ModuleType
 
 # Read once by the libraries below, so set before anything imports them: no window, and small nets are quicker on one thread.
@@ -32,4 +33,5 @@ def same_priority():
     yield
     if os.sched_getscheduler(0) != os.SCHED_OTHER:
         for task in os.listdir("/proc/self/task"):
-            os.sched_setscheduler(int(task), os.SCHED_OTHER, os.sched_param(0))
+            with suppress(ProcessLookupError):  # it ended
+                os.sched_setscheduler(int(task), os.SCHED_OTHER, os.sched_param(0))

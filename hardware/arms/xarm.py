@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -38,10 +39,13 @@ _OPENING = threading.Lock()  # the SDK keeps the port in one place for all arms
 def dial(arm: str, host: str, port: int, **options: object) -> Any:
     """A connected XArmAPI. Raises HardwareError."""
     try:
+        Path("~/.UFACTORY/log/xarm/sdk").expanduser().mkdir(parents=True, exist_ok=True)  # the SDK would, and fails where two do at once
         from xarm.core.config.x_config import XCONF
         from xarm.wrapper import XArmAPI
     except ImportError as error:
         raise HardwareError(f"{arm}: xarm-python-sdk is not installed; pip install 'robolearn[xarm]'") from error
+    except OSError as error:
+        raise HardwareError(f"{arm}: xarm-python-sdk keeps its log there: {error}") from error
     reach(arm, host, port)
     with _OPENING:
         setattr(XCONF.SocketConf, "TCP_CONTROL_PORT", port)  # noqa: B010  # the SDK's stubs take it for a constant

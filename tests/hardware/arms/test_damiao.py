@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +22,7 @@ from hardware.clock import WallClock
 from hardware.doubles import Double, launch
 from hardware.testing import ArmContract
 from hardware.types import Arm, Clock, HardwareError
+from tests.waiting import until
 
 FAULTS = ("mute", "corrupt", "lose", "delay_s", "freeze", "cut", "estop", "fault", "jam", "push", "hold")
 UNDERVOLTAGE = 0x9
@@ -40,13 +40,6 @@ time.sleep(60)
 def clear(double: Double) -> None:
     for fault in FAULTS:
         setattr(double.panel, fault, 0)
-
-
-def soon(true: Callable[[], bool], seconds: float = 15.0) -> bool:
-    until = time.monotonic() + seconds
-    while not true() and time.monotonic() < until:
-        time.sleep(0.01)
-    return true()
 
 
 def error(arm: Arm, reads: int) -> str:
@@ -122,20 +115,20 @@ class TestFaults:
         for fault in ("corrupt", "lose"):
             for _ in range(3):
                 setattr(self.double.panel, fault, 1)
-                assert soon(lambda fault=fault: getattr(self.double.panel, fault) == 0)
-                assert soon(lambda: healthy(self.arm))
+                until(lambda fault=fault: getattr(self.double.panel, fault) == 0)
+                until(lambda: healthy(self.arm))
                 np.testing.assert_allclose(self.arm.read().q, self.double.panel.q, atol=0.01)
 
     def test_answers_that_stay_away_raise_and_are_not_made_up(self) -> None:
         self.double.panel.lose = 200
-        assert soon(lambda: not healthy(self.arm))
+        until(lambda: not healthy(self.arm))
         self.double.panel.lose = 0
-        assert soon(lambda: healthy(self.arm))
+        until(lambda: healthy(self.arm))
 
     def test_a_late_answer_is_never_taken_for_a_new_one(self) -> None:
         start = self.arm.read().q
         self.double.panel.delay_s = 0.4
-        assert soon(lambda: not healthy(self.arm))
+        until(lambda: not healthy(self.arm))
         goal = start.copy()
         for _ in range(60):  # it moves on, while nobody can see it
             goal[6] += 0.005
@@ -143,12 +136,12 @@ class TestFaults:
             time.sleep(0.01)
             assert not healthy(self.arm)
         self.double.panel.delay_s = 0.0
-        assert soon(lambda: healthy(self.arm))
+        until(lambda: healthy(self.arm))
         np.testing.assert_allclose(self.arm.read().q, self.double.panel.q, atol=0.03)
 
     def test_a_mute_motor_is_named(self) -> None:
         self.double.panel.mute = 3
-        assert soon(lambda: not healthy(self.arm))
+        until(lambda: not healthy(self.arm))
         assert "joint3 (motor 3)" in error(self.arm, 5)
         with pytest.raises(HardwareError, match=r"no answer from joint3 \(motor 3\); expected motors 1..8"):
             self.arm.connect()
@@ -164,7 +157,7 @@ class TestFaults:
         assert len({self.arm.read().seq for _ in range(10)}) == 1
         self.double.panel.freeze = 0
         frozen = self.arm.read().seq
-        assert soon(lambda: self.arm.read().seq > frozen)
+        until(lambda: self.arm.read().seq > frozen)
 
     def test_a_cut_bus_is_an_error_and_can_be_opened_again(self) -> None:
         self.double.panel.cut = 1
@@ -179,7 +172,7 @@ class TestFaults:
 
     def test_an_error_of_a_motor_is_named_and_it_does_not_follow(self) -> None:
         self.double.panel.fault = UNDERVOLTAGE
-        assert soon(lambda: self.arm.read().fault is not None)
+        until(lambda: self.arm.read().fault is not None)
         assert self.arm.read().fault == "joint2: undervoltage (9)"
         before = self.double.panel.q[1]
         q = self.arm.read().q
@@ -197,14 +190,14 @@ class TestFaults:
 
     def test_an_emergency_stop_is_felt_and_has_to_be_released(self) -> None:
         self.double.panel.estop = 1
-        assert soon(lambda: not healthy(self.arm))
+        until(lambda: not healthy(self.arm))
         assert "joint1 (motor 1)" in error(self.arm, 5)
         assert self.double.panel.powered == 0
         with pytest.raises(HardwareError, match="emergency stop released"):
             self.arm.connect()
         self.double.panel.estop = 0
         self.arm.connect()
-        assert self.double.panel.powered == 1
+        until(lambda: self.double.panel.powered == 1)
 
     def test_motors_let_go_when_the_drivers_process_is_silent(self) -> None:
         self.arm.close()
@@ -215,8 +208,8 @@ class TestFaults:
                 assert process.stdout.readline()
                 assert self.double.panel.powered == 1
                 os.kill(process.pid, signal.SIGSTOP)
-                assert soon(lambda: self.double.panel.watchdog > before)
-                assert soon(lambda: self.double.panel.powered == 0)
+                until(lambda: self.double.panel.watchdog > before)
+                until(lambda: self.double.panel.powered == 0)
             finally:
                 process.kill()
 
@@ -242,7 +235,7 @@ class TestFaults:
 
     def test_a_closed_arm_is_limp(self) -> None:
         self.arm.close()
-        assert soon(lambda: self.double.panel.powered == 0)
+        until(lambda: self.double.panel.powered == 0)
         with pytest.raises(HardwareError, match="not connected"):
             self.arm.read()
 

@@ -13,7 +13,8 @@ from hardware.arms.dynamixel import BUSES
 from hardware.doubles import launch
 from hardware.doubles.dynamixel import crc
 from hardware.types import HardwareError
-from tests.hardware.arms.test_servo_bus import ServoBusCases, calm, until
+from tests.hardware.arms.test_servo_bus import ServoBusCases, calm
+from tests.waiting import until
 
 sdk = pytest.importorskip("dynamixel_sdk", reason="robolearn[dynamixel] is not installed")
 

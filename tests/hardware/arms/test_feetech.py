@@ -12,7 +12,8 @@ from hardware.arms import drive, find
 from hardware.arms.feetech import FeetechArm, calibration
 from hardware.doubles import launch
 from hardware.types import HardwareError
-from tests.hardware.arms.test_servo_bus import ServoBusCases, calm, until
+from tests.hardware.arms.test_servo_bus import ServoBusCases, calm
+from tests.waiting import until
 
 sdk = pytest.importorskip("scservo_sdk", reason="robolearn[feetech] is not installed")
 

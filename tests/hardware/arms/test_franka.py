@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from hardware.clock import WallClock
 from hardware.doubles import Double, launch
 from hardware.testing import ArmContract
 from hardware.types import Arm, ArmState, Clock, HardwareError
+from tests.waiting import until
 
 SDK_TIMEOUT_S = 1.5  # libfranka waits for a state for a second; a lost connection it sees at the next target, unless it is waiting
 REFLEX, COMMUNICATION = 7, 26  # numbers of error flags, from 1
@@ -42,20 +42,13 @@ def clear(double: Double) -> None:
         setattr(double.panel, fault, 0)
 
 
-def soon(true: Callable[[], bool], seconds: float = 15.0) -> bool:
-    until = time.monotonic() + seconds
-    while not true() and time.monotonic() < until:
-        time.sleep(0.01)
-    return true()
-
-
 def drive(arm: Arm, goal: np.ndarray, double: Double) -> None:
     """Small steps to goal, then until the arm is there."""
     start = arm.read().q
     for k in range(25):
         arm.write(start + (k + 1) / 25 * (goal - start), 0.0)
         time.sleep(0.02)
-    assert soon(lambda: bool(np.abs(double.panel.q - goal).max() < 0.02))
+    until(lambda: bool(np.abs(double.panel.q - goal).max() < 0.02))
 
 
 def raises(arm: Arm, reads: int) -> str:
@@ -68,7 +61,7 @@ def raises(arm: Arm, reads: int) -> str:
 
 
 def fault(arm: Arm) -> ArmState:
-    assert soon(lambda: arm.read().fault is not None)
+    until(lambda: arm.read().fault is not None)
     return arm.read()
 
 
@@ -129,25 +122,25 @@ class TestFaults:
     def test_a_corrupt_state_raises_once_and_is_not_used(self) -> None:
         self.arm.read()
         self.double.panel.corrupt = 1
-        assert soon(lambda: self.double.panel.corrupt == 0)
+        until(lambda: self.double.panel.corrupt == 0)
         time.sleep(0.1)
         assert "corrupt robot state" in raises(self.arm, 1)
         before = self.arm.read()
-        assert soon(lambda: self.arm.read().seq > before.seq)
+        until(lambda: self.arm.read().seq > before.seq)
         np.testing.assert_allclose(self.arm.read().q, self.double.panel.q, atol=0.01)
 
     def test_lost_states_are_missed_by_nobody(self) -> None:
         before = self.arm.read()
         self.double.panel.lose = 20
-        assert soon(lambda: self.double.panel.lose == 0)
-        assert soon(lambda: self.arm.read().seq > before.seq)
+        until(lambda: self.double.panel.lose == 0)
+        until(lambda: self.arm.read().seq > before.seq)
 
     def test_a_late_state_is_known_to_be_old(self) -> None:
         assert time.monotonic() - self.arm.read().time < 0.15
         self.double.panel.delay_s = 0.4
-        assert soon(lambda: 0.3 < time.monotonic() - self.arm.read().time < 1.0)
+        until(lambda: 0.3 < time.monotonic() - self.arm.read().time < 1.0)
         self.double.panel.delay_s = 0.0
-        assert soon(lambda: time.monotonic() - self.arm.read().time < 0.15)
+        until(lambda: time.monotonic() - self.arm.read().time < 0.15)
 
     def test_a_frozen_measurement_keeps_its_number(self) -> None:
         self.double.panel.freeze = 1
@@ -155,7 +148,7 @@ class TestFaults:
         assert len({self.arm.read().seq for _ in range(10)}) == 1
         self.double.panel.freeze = 0
         frozen = self.arm.read().seq
-        assert soon(lambda: self.arm.read().seq > frozen)
+        until(lambda: self.arm.read().seq > frozen)
 
     def test_a_controller_frozen_for_long_is_an_error_and_no_hang(self) -> None:
         self.double.panel.freeze = 1
@@ -168,7 +161,7 @@ class TestFaults:
                 messages.append(str(error))
             return bool(messages)
 
-        assert soon(dead)
+        until(dead)
         assert "frozen" in messages[0]
         clear(self.double)
         self.arm.connect()
@@ -254,7 +247,7 @@ class TestFaults:
         before = self.double.panel.watchdog
         self._far(self.arm)
         os.kill(link.pid, signal.SIGKILL)
-        assert soon(lambda: self.double.panel.watchdog == before + 1)
+        until(lambda: self.double.panel.watchdog == before + 1)
         self._still()
         assert self.double.address.partition(",")[0] in raises(self.arm, 3)
 
@@ -279,7 +272,7 @@ class TestFaults:
             time.sleep(0.1)
             return bool(np.abs(self.double.panel.q - before).max() > 1e-3)
 
-        assert soon(lambda: not moved())
+        until(lambda: not moved())
 
     def test_a_killed_controller_is_an_error_and_no_hang(self) -> None:
         """The last one: it leaves no controller."""

@@ -6,9 +6,8 @@ import os
 import sys
 import time
 import tty
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,16 +21,7 @@ from hardware.doubles import Double, launch
 from hardware.doubles.panel import FAULTS
 from hardware.testing import ArmContract
 from hardware.types import Arm, ArmState, Clock, HardwareError
-
-DEADLINE_S = 20.0  # of what happens soon on a machine that is not busy
-
-
-def until(what: Callable[[], Any]) -> Any:
-    ends = time.monotonic() + DEADLINE_S
-    while not (found := what()):
-        assert time.monotonic() < ends, "did not happen"
-        time.sleep(0.01)
-    return found
+from tests.waiting import until
 
 
 def tried(arm: Arm) -> ArmState | None:

@@ -21,15 +21,7 @@ from hardware.clock import WallClock
 from hardware.doubles import Double, launch
 from hardware.testing import ArmContract
 from hardware.types import Arm, Clock, HardwareError
-
-
-def until(what: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Its first true answer."""
-    ends = time.monotonic() + seconds
-    while not (answer := what()):
-        assert time.monotonic() < ends, "not in time"
-        time.sleep(0.005)
-    return answer
+from tests.waiting import until
 
 
 def refusal(call: Callable[[], Any]) -> str:

@@ -6,28 +6,22 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import mujoco
 import numpy as np
 import pytest
 
-pytest.importorskip("xarm.wrapper")
+if find_spec("xarm") is None:  # not imported: at its first import the SDK makes a folder, which two workers do not do at once
+    pytest.skip("xarm-python-sdk is not installed", allow_module_level=True)
 
 from hardware.arms import drive, xarm
 from hardware.clock import WallClock
 from hardware.doubles import Double, launch
 from hardware.testing import ArmContract
 from hardware.types import Arm, Clock, HardwareError
-
-
-def until(what: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Its first true answer."""
-    ends = time.monotonic() + seconds
-    while not (answer := what()):
-        assert time.monotonic() < ends, "not in time"
-        time.sleep(0.005)
-    return answer
+from tests.waiting import until
 
 
 def refusal(call: Callable[[], Any]) -> str:

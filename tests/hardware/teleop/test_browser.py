@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from hardware.types import ArraySpec, HardwareError, Observation, RobotSpec, Sou
 pytest.importorskip("websockets", reason="robolearn[browser] is not installed")
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+
+from tests.waiting import until
 
 STEP, TURN = 0.02, 0.05
 MOST = (STEP,) * 3 + (TURN,) * 3
@@ -82,13 +83,6 @@ def tell(pilot: Browser, page: ClientConnection, **message: object) -> None:
     expected = Message.read(json.dumps(message))
     page.send(json.dumps(message))
     until(lambda: pilot.seat.hold == expected.hold and (not expected.hold or pilot.seat._wish == expected.wish))
-
-
-def until(true: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.002)
 
 
 class TestContract(PilotContract):

@@ -16,6 +16,7 @@ from hardware.teleop.keys import TerminalKeys
 from hardware.teleop.leader import AHEAD_RAD, APPROACH_RAD_S, Leader, LeaderArm
 from hardware.testing import PilotContract
 from hardware.types import ArmState, ArraySpec, HardwareError, Observation, RobotSpec, Source
+from tests.waiting import until
 
 pytest.importorskip("scservo_sdk", reason="robolearn[feetech] is not installed")
 
@@ -293,7 +294,7 @@ class TestServos:
             self.double.panel.mute = self.double.panel.corrupt = 0
 
     def test_opening_makes_it_limp_and_closing_leaves_it_so(self, pilot: LeaderArm) -> None:
-        assert not self.double.panel.powered
+        until(lambda: not self.double.panel.powered)
         pilot.leader.close()
         assert not self.double.panel.powered
 

@@ -11,17 +11,9 @@ import numpy as np
 from hardware.robot import SafeRobot
 from hardware.types import Command, HardwareError, NoDecision, Observation
 from robolearn.tasks import Task
+from tests.waiting import until
 
 MOVING = 9  # decisions; the number of the first one at which the arm moves
-
-
-def until(what: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Its first true answer."""
-    ends = time.monotonic() + seconds
-    while not (answer := what()):
-        assert time.monotonic() < ends, "not in time"
-        time.sleep(0.01)
-    return answer
 
 
 def refusal(call: Callable[[], Any]) -> str:

@@ -31,9 +31,10 @@ from robolearn.data.episode import Episode
 from robolearn.data.store import EpisodeStore
 from robolearn.runtime.rollout import rollout
 from tests.hardware.wire.film import SIZE, Film
-from tests.hardware.wire.pilots import MOVING, Again, Cue, Cued, Found, Scripted, refusal, until
+from tests.hardware.wire.pilots import MOVING, Again, Cue, Cued, Found, Scripted, refusal
 from tests.hardware.wire.probe import Tally, start
 from tests.hardware.wire.truth import Body, Truth, watched
+from tests.waiting import until
 
 SDKS = {"ur5e": "rtde_control", "so101": "scservo_sdk", "fr3": "pylibfranka"}
 FAULT = {"ur5e": 3, "so101": 32, "fr3": 5}  # the vendors' numbers: protective stop, overload, a reflex

@@ -13,8 +13,9 @@ import pytest
 
 from hardware.real import MARGIN_RAD
 from hardware.types import Command
-from tests.hardware.wire.pilots import MOVING, refusal, until
+from tests.hardware.wire.pilots import MOVING, refusal
 from tests.hardware.wire.rig import FAULT, LOST_S, TRACKING, Wire, arrived, going, setting
+from tests.waiting import until
 
 pytestmark = pytest.mark.long
 

@@ -14,8 +14,9 @@ from hardware.types import Command, HardwareError, Source
 from robolearn.core import disk
 from robolearn.core.errors import UserError
 from tests.hardware.wire.film import FROZEN, SLOW
-from tests.hardware.wire.pilots import MOVING, refusal, until
+from tests.hardware.wire.pilots import MOVING, refusal
 from tests.hardware.wire.rig import LOST_S, STALE_S, Full, Wire, arrived, going
+from tests.waiting import until
 
 pytestmark = pytest.mark.long
 
