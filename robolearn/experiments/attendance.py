@@ -67,21 +67,22 @@ class Attendance:
     def begins(self, confirm: bool) -> bool:
         """May the next episode begin, by driving a real arm home? False: the person stopped the robot, whatever that was for, or has had
         enough. confirm: they are asked."""
-        ready = not self.stopped and (not confirm or self.ready())
+        ready = not self.stopped and (not confirm or scene_ready(self.robot, self._keys, self.console))
         if self.stopped:
             self.console.print(LEFT_STOPPED)
         return ready and not self.stopped
 
-    def ready(self) -> bool:
-        """Wait until the person says that the scene is; False: they have had enough. At once where there is no terminal, and in a
-        simulator, which puts its scene right by itself."""
-        if isinstance(self._keys, NoKeys) or self.robot.world is not None:
-            return True
-        self._keys.read()  # what was typed before means nothing
-        self.console.print("put the scene right, then Enter: the arm drives home and flies; q ends")
-        while not {*_GO, *_ENDS} & (pressed := set(self._keys.read())):  # a word that came too late for its episode is none
-            sleep(0.02)
-        return not _ENDS & pressed
+
+def scene_ready(robot: SafeRobot, keys: Keys, console: Console) -> bool:
+    """Wait until the person says that the scene is; False: they have had enough. At once where there is no terminal, and in a
+    simulator, which puts its scene right by itself."""
+    if isinstance(keys, NoKeys) or robot.world is not None:
+        return True
+    keys.read()  # what was typed before means nothing
+    console.print("put the scene right, then Enter: the arm drives home, and the episode begins; q ends")
+    while not {*_GO, *_ENDS} & (pressed := set(keys.read())):  # a word that came too late for its episode is none
+        sleep(0.02)
+    return not _ENDS & pressed
 
 
 def keys_of(robot: SafeRobot) -> Keys:

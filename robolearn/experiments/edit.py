@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.progress import track
 
 from hardware.types import RobotSpec
 from robolearn.core.errors import UserError
-from robolearn.data.editing.edits import Edit, Redact, Rename, Resample, TrimIdle, chain
+from robolearn.data.editing.edits import Edit, Redact, Rename, Resample, SparseReward, TrimIdle, chain
 from robolearn.data.editing.facts import Facts
 from robolearn.data.editing.merged import Merged
 from robolearn.experiments.building import Appender, building, is_complete, progress
@@ -41,6 +41,8 @@ class Config:
     """The same of each pause in between [s]."""
     rate_hz: float | None = None
     """Resample to this many rows per second [Hz]."""
+    reward: Literal["sparse"] | None = None
+    """sparse: a successful episode earns 1 in its last row, which is terminal, and 0 before; a failed one nothing. None: as recorded."""
     redact: tuple[str, ...] = ()
     """Drop a camera (wrist), or blacken a part of its frames (front:top,left,bottom,right in px)."""
     rename: tuple[str, ...] = ()
@@ -120,6 +122,8 @@ def _edits(config: Config, sources: Merged) -> tuple[RobotSpec, list[Edit]]:
         made.append(lambda spec: TrimIdle(spec, sources.scale, config.trim_idle, config.trim_pauses))
     if (rate_hz := config.rate_hz) is not None:
         made.append(lambda spec: Resample(spec, rate_hz))
+    if config.reward is not None:
+        made.append(SparseReward)
     if config.redact:
         made.append(lambda spec: Redact(spec, config.redact))
     if config.rename:
@@ -137,6 +141,10 @@ def _plan(config: Config, sources: Merged) -> tuple[list[dict[str, Any]], list[l
         for number in numbers:
             facts.meta[number]["success"] = value
     kept = list(range(len(sources))) if config.keep is None else facts.choose("keep", config.keep)
+    if config.reward is not None and (unknown := [n for n in kept if facts.meta[n].get("success") is None]):
+        raise UserError(
+            f"reward: of episode {unknown[0]} nobody says whether it succeeded; --success and --failure do, --keep leaves it out"
+        )
     parts = [kept]
     if config.split is not None:
         if not isinstance(config.split, str):

@@ -45,6 +45,8 @@ def run(config: Config) -> dict:
     require_terminal(config.takeover, needed=hardware.in_real_time(config.robot.body))
     torch.set_num_threads(config.threads)
     agent = _fitting(config, hardware.spec_of(config.robot))
+    if note := unrewarded(config):
+        console.print(note)
     with record:
         record.finish(**actor.run(config, record, agent))
     result = record.result()
@@ -82,6 +84,15 @@ def check_examples(config: Config, store: EpisodeStore) -> None:
             f"agent.actor.examples: successes, but {config.data} has 0 among the {len(train)} episodes that are not held out; record some, "
             "or all imitates failures as well"
         )
+
+
+def unrewarded(config: Config) -> str:
+    """What to say of recordings whose successes earn nothing, as a person's did before their word earned 1; "" where there is nothing."""
+    store = EpisodeStore.open(config.data)
+    won = sum(store.meta(index).get("success") is True for index in range(len(store)))
+    if not won or config.agent.reward.source != "environment" or store.lowdim("reward").any():
+        return ""
+    return f"{config.data}: {won} successful episodes, and no reward at all: no critic learns from them; robolearn edit --reward sparse"
 
 
 def _sentence(result: dict) -> str:

@@ -16,13 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import hardware
 from hardware import RobotConfig
 from hardware.robot import SafeRobot
-from hardware.teleop.keys import TerminalKeys
+from hardware.teleop.keys import Keys, NoKeys, TerminalKeys
 from hardware.teleop.operator import EPISODE_KEYS, LEFT_STOPPED, STOPPED_BY_PERSON
 from hardware.types import Pilot
 from robolearn.core.errors import UserError
 from robolearn.core.run import Run, require_free
 from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.video import write_video
+from robolearn.experiments.attendance import scene_ready
 from robolearn.experiments.devices import BrowserConfig, Device, Devices, LeaderConfig
 from robolearn.runtime.attended import Attended
 from robolearn.runtime.rollout import Step, last_of, rollout
@@ -53,6 +54,8 @@ class Config:
     browser: BrowserConfig = BrowserConfig()
     view_port: int | None = 8642
     """Show a person the cameras at http://127.0.0.1:PORT; 0: any free port, None: no view."""
+    confirm: bool = True
+    """On a real arm: wait for Enter before each episode, which begins by driving home; where the input is no terminal, nobody is asked."""
     recover: bool = False
     """First append what is complete of recordings that were cut off (a crash, Ctrl-C, kill -9)."""
     overwrite: bool = False
@@ -71,12 +74,13 @@ def run(config: Config) -> None:
     task = task_for(config.robot.body)
     with ExitStack() as stack:
         robot = stack.enter_context(hardware.open(config.robot))
-        pilot_for = _pilot_for(config, robot, stack)
+        keys = TerminalKeys() if sys.stdin.isatty() else NoKeys()
+        pilot_for = _pilot_for(config, robot, keys, stack)
         stack.enter_context(folder)
         require_free(config.out, _MIB_PER_EPISODE * min(config.episodes, 8))
         store = stack.enter_context(_store(config, robot, task))
         _unfinished(config, robot, store, task, console)
-        complete = _record(config, robot, pilot_for, task, store, folder, console)
+        complete = _record(config, robot, pilot_for, keys, task, store, folder, console)
         lengths, won = store.lengths, [store.meta(i).get("success") for i in range(len(store))]
         if complete:
             folder.finish(episodes=len(won), rows=int(lengths.sum()), successes=won.count(True), pilot=config.pilot, task=task.name)
@@ -85,7 +89,14 @@ def run(config: Config) -> None:
 
 
 def _record(
-    config: Config, robot: SafeRobot, pilot_for: Callable[[int], Pilot], task: Task, store: EpisodeStore, folder: Run, console: Console
+    config: Config,
+    robot: SafeRobot,
+    pilot_for: Callable[[int], Pilot],
+    keys: Keys,
+    task: Task,
+    store: EpisodeStore,
+    folder: Run,
+    console: Console,
 ) -> bool:
     """Fill the store up to `episodes`; False where the operator quit before."""
     who = TextColumn(f"teleop ({config.pilot})")
@@ -97,6 +108,8 @@ def _record(
         while (index := len(store)) < config.episodes:
             if robot.stop_asked == STOPPED_BY_PERSON:  # an episode would begin by driving the arm home
                 console.print(LEFT_STOPPED)
+                return False
+            if config.confirm and not scene_ready(robot, keys, console):
                 return False
 
             def on_step(step: Step) -> None:
@@ -154,7 +167,7 @@ def _unfinished(config: Config, robot: SafeRobot, store: EpisodeStore, task: Tas
             console.print(str(error))
 
 
-def _pilot_for(config: Config, robot: SafeRobot, stack: ExitStack) -> Callable[[int], Pilot]:
+def _pilot_for(config: Config, robot: SafeRobot, keys: Keys, stack: ExitStack) -> Callable[[int], Pilot]:
     """Who drives episode i. stack: lets go of a device, and gives the terminal back, however the run ends."""
     if config.pilot in ("scripted", "mixed"):
 
@@ -168,8 +181,7 @@ def _pilot_for(config: Config, robot: SafeRobot, stack: ExitStack) -> Callable[[
     view = devices.view(config.pilot, config.view_port) if robot.spec.cameras else None
     if view is not None:
         stack.enter_context(view)
-    keys = TerminalKeys() if sys.stdin.isatty() else None
-    operator = devices.open(config.pilot, robot, keys, view, stack)
+    operator = devices.open(config.pilot, robot, None if isinstance(keys, NoKeys) else keys, view, stack)
     if view is not None:
         sys.stderr.write(f"cameras: {view.url}\n")
     sys.stderr.write(f"{operator.help} · {EPISODE_KEYS}\n")

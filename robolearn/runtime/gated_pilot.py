@@ -49,7 +49,9 @@ class GatedPilot:
         self.pilot.watch(observation)
 
     def forget(self) -> None:
+        """Somebody else flew: that was the answer, too, where the gate had asked for one."""
         self.pilot.forget()
+        self.gate.answered()
 
     def decide(self, observation: Observation) -> Command:
         planned = self.pilot.decide(observation)

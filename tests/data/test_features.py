@@ -116,9 +116,9 @@ def _filled(path, started) -> None:
 
 
 def test_killed_it_leaves_nothing_under_its_name_and_the_next_goes_on(store):
-    fork = multiprocessing.get_context("fork")
-    started = fork.Event()
-    process = fork.Process(target=_filled, args=(store.path, started))
+    context = multiprocessing.get_context("spawn")  # not forked: what other tests left running here holds locks
+    started = context.Event()
+    process = context.Process(target=_filled, args=(store.path, started))
     process.start()
     assert started.wait(60) and process.pid is not None
     os.kill(process.pid, signal.SIGKILL)

@@ -50,7 +50,7 @@ def at(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(("key", "ready"), [("\n", True), ("\r", True), ("q", False), (" ", False)])
 def test_on_a_real_robot_a_key_begins_and_what_was_typed_before_does_not(at: Callable[..., Attendance], key: str, ready: bool) -> None:
     keys = Typed(["\n"], [], ["s", "x"], [key])
-    assert at(keys).ready() is ready and keys.reads == []
+    assert at(keys).begins(confirm=True) is ready and keys.reads == []
 
 
 def test_after_a_persons_stop_none_begins_whether_asked_for_or_not(at: Callable[..., Attendance]) -> None:
@@ -61,8 +61,8 @@ def test_after_a_persons_stop_none_begins_whether_asked_for_or_not(at: Callable[
 
 
 def test_a_simulator_and_a_robot_without_a_terminal_wait_for_nobody(at: Callable[..., Attendance]) -> None:
-    assert at(Typed(), real=False).ready()
-    assert at(NoKeys()).ready()
+    assert at(Typed(), real=False).begins(confirm=True)
+    assert at(NoKeys()).begins(confirm=True)
 
 
 def test_what_has_no_plans_to_forget_is_watched_only(at: Callable[..., Attendance]) -> None:

@@ -164,6 +164,7 @@ def test_frames_are_looked_at_only_for_flags(go, monkeypatch):
         ({"success": "1", "failure": "score < 0.5"}, "success, failure: episode 1 is in both"),
         ({"trim_idle": -1.0}, "trim_idle: -1.0 s"),
         ({"rate_hz": 0.0}, "rate_hz: 0.0 Hz; expected above 0"),
+        ({"reward": "sparse"}, "reward: of episode 3 nobody says whether it succeeded; --success and --failure do, --keep leaves it out"),
         ({"redact": ("top",)}, "redact: 'top' is not a camera; valid: front, wrist"),
         ({"rename": ("top=front",)}, "rename: 'top' is not known"),
         ({"rename": ("front=../../x",)}, "cameras: '../../x' cannot be a folder"),
@@ -194,6 +195,14 @@ def test_relabelling_comes_before_filtering(go):
         (3, True),
     ]
     assert store.meta(3)["who"] == "anna"
+
+
+def test_rewards_may_say_what_the_labels_say(go):
+    store = go(success="3", reward="sparse", keep="success != None")
+    for index, number in enumerate(numbers(store)):
+        episode, won = store.read(index), number != 1
+        assert episode.reward.tolist() == [0.0] * (len(episode) - 1) + [float(won)]
+        assert episode.terminal.tolist() == [False] * (len(episode) - 1) + [won]
 
 
 def test_everything_at_once_in_the_documented_order(go):

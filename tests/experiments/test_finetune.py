@@ -19,7 +19,7 @@ from robolearn.core.errors import UserError
 from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.evaluate import Evaluation
 from robolearn.evaluation.sequential import ImprovementConfig
-from robolearn.experiments import evaluate, finetune, teleop, train
+from robolearn.experiments import edit, evaluate, finetune, teleop, train
 from robolearn.experiments.finetune_config import ours
 from robolearn.learners.imitation import ImitationConfig
 from robolearn.learners.pretraining.keypoints import PretrainConfig
@@ -149,6 +149,20 @@ def test_data_of_another_robot_is_refused_by_the_difference(config, tmp_path):
     with pytest.raises(UserError, match=r"dataset\.zarr: recorded on another robot.*cameras"):
         finetune.run(replace(config, data=other / "dataset.zarr"))
     assert not config.out.exists()
+
+
+def test_recordings_whose_successes_earn_nothing_are_told_of(config, tmp_path):
+    assert finetune.unrewarded(config) == ""
+    source = EpisodeStore.open(config.data)
+    with EpisodeStore.create(tmp_path / "bare.zarr", source.spec) as bare:
+        for episode in source:
+            bare.append(replace(episode, reward=0 * episode.reward, meta={"success": True}))
+    bare = replace(config, data=tmp_path / "bare.zarr")
+    assert "6 successful episodes, and no reward at all" in finetune.unrewarded(bare)
+    judged = replace(config.agent, reward=replace(config.agent.reward, source="classifier"))
+    assert finetune.unrewarded(replace(bare, agent=judged)) == ""
+    edit.run(edit.Config(path=(str(bare.data),), out=tmp_path / "better.zarr", reward="sparse"))
+    assert finetune.unrewarded(replace(config, data=tmp_path / "better.zarr")) == ""
 
 
 def test_gate_and_improvement_are_options_of_the_command_line_as_well(tmp_path):

@@ -125,7 +125,7 @@ def _teach(folder: Path, monkeypatch: pytest.MonkeyPatch, way: np.ndarray, camer
         monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
         arm = RealConfig(follower.address, str(folder / "follower.json"), speed=0.6, realtime=False, cameras=cameras)
         robot, led = RobotConfig(body="so101", arm=arm, stale_s=5.0), LeaderConfig(address=leader.address)
-        run(Config(out=folder / "run", robot=robot, pilot="leader", episodes=1, videos=0, leader=led, view_port=None))
+        run(Config(out=folder / "run", robot=robot, pilot="leader", episodes=1, videos=0, leader=led, view_port=None, confirm=False))
         panel = follower.panel
         with EpisodeStore.open(folder / "run/dataset.zarr") as store:
             return Lesson(store.read(0), hands, mounted.digest, panel.goal, panel.contacts, panel.refused)
@@ -221,12 +221,14 @@ class Verb:
         self._drain = threading.Thread(target=self.errors.read, daemon=True)
         self._tool = ArmGeometry(SO101).tool
 
-    def wait_for(self, word: str) -> None:
-        while word not in self.said:
+    def begin(self) -> None:
+        """Enter, once it asks for it."""
+        while "then Enter" not in self.said:
             line = self.errors.readline()
             assert line, self.said
             self.said += line
         self._drain.start()
+        os.write(self.master, b"\n")
 
     def tool(self) -> np.ndarray:
         """Where the double's truly is [m], (3,)."""
@@ -257,7 +259,7 @@ class Verb:
 
 def test_keys_move_the_tool_of_an_arm(tmp_path: Path) -> None:
     with launch("so101") as double, closing(Verb(double, tmp_path / "run", "--pilot", "keyboard")) as verb:
-        verb.wait_for("u/d")
+        verb.begin()
         verb.until(lambda: bool(np.abs(double.panel.q - HOME).max() < 0.05), lambda: None)  # it drives home first
         start = verb.tool()
         for key, axis in ((b"u", 2), (b"\x1b[D", 1), (b"\x1b[A", 0)):
@@ -279,7 +281,7 @@ def test_a_page_moves_the_tool_of_an_arm(tmp_path: Path) -> None:
     client = pytest.importorskip("websockets.sync.client", reason="robolearn[browser] is not installed")
     words = ("--pilot", "browser", "--browser.port", "0", "--view-port", "0")
     with launch("so101") as double, closing(Verb(double, tmp_path / "run", *words)) as verb:
-        verb.wait_for("Esc STOP")
+        verb.begin()
         address = re.search(r"drive at (http\S+)", verb.said)
         assert address is not None
         with client.connect(address[1].replace("http", "ws", 1) + "ws") as page:

@@ -26,19 +26,24 @@ pytest.importorskip("cv2")
 HOME = arms.find("so101")[1].spec.home
 WAY = HOME + np.linspace(0.0, 1.0, 21)[1:, None] * np.array([0.3, -0.2, 0.15, 0.1, -0.3])  # a trajectory recorded before
 ENGAGE, PLAY, RELEASE = 2, 12, 34  # which decision
+LOOKS = 20  # at the arm, before Enter
 
 
 class Script(TerminalKeys):
-    """A person: engages, waits until the robot has come, moves the leader along WAY, releases it, moves it far away, says success."""
+    """A person: looks at the arm and presses Enter, engages, waits until the robot has come, moves the leader along WAY, releases it,
+    moves it far away, says success."""
 
-    def __init__(self, leader: Double) -> None:
+    def __init__(self, leader: Double, follower: Double) -> None:
         super().__init__()
-        self.leader, self.decision = leader, -1
+        self.leader, self.follower, self.decision, self.looks = leader, follower, -1, list[np.ndarray]()
 
     def open(self) -> None: ...
     def close(self) -> None: ...
 
     def read(self) -> list[str]:
+        if len(self.looks) < LOOKS:
+            self.looks.append(self.follower.panel.q)
+            return ["\n"] if len(self.looks) == LOOKS else []
         self.decision += 1  # the first read is the reset's
         now = self.decision
         if PLAY <= now < PLAY + len(WAY):
@@ -56,7 +61,9 @@ def test_a_leader_teaches_a_follower(tmp_path: Path, stream: str, monkeypatch: p
         leader.panel.hold = 1  # in the person's hands
         leader.place(HOME + 0.1, 0.0)
         arm = RealConfig(follower.address, str(tmp_path / "follower.json"), realtime=False, cameras=cameras)
-        monkeypatch.setattr(teleop, "TerminalKeys", lambda: Script(leader))
+        person = Script(leader, follower)
+        follower.place(HOME + 0.1)
+        monkeypatch.setattr(teleop, "TerminalKeys", lambda: person)
         monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
         config = Config(
             out=tmp_path / "run",
@@ -69,6 +76,7 @@ def test_a_leader_teaches_a_follower(tmp_path: Path, stream: str, monkeypatch: p
         )
         run(config)
         assert follower.panel.contacts == 0
+        np.testing.assert_allclose(person.looks, np.tile(HOME + 0.1, (LOOKS, 1)), atol=0.02, err_msg="it moved before Enter")
         assert follower.panel.watchdog == 0
         assert not leader.panel.powered
     with EpisodeStore.open(tmp_path / "run" / "dataset.zarr") as store:

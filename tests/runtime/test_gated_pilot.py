@@ -86,6 +86,13 @@ def test_the_human_is_asked_when_holding_did_not_help(agent):
     assert (episode.source[2:] == Source.HUMAN).all()
 
 
+def test_who_took_over_has_answered(agent):
+    pilot = GatedPilot(agent, Gate(GateConfig(patience=0), threshold=-1.0))
+    assert set(fly(pilot).notes["gate"]) == {3.0} and pilot.gate.asking
+    pilot.forget()
+    assert not pilot.gate.asking
+
+
 def test_a_familiar_action_of_the_policys_own_is_flown_instead_of_a_strange_plan(agent):
     pilot = GatedPilot(agent, Gate(GateConfig(), threshold=0.5))
     planned = pilot.pilot.decide

@@ -59,7 +59,7 @@ def run(config: Config, record: Run, agent: Agent) -> dict[str, Any]:
         actor = Actor(config, record, agent, channel, robot, attendance)
         stack.callback(actor.pilot.close)
         if attendance is not None:
-            console.print("learning from the recordings: nothing moves yet")
+            console.print("learning from the recordings: nothing moves yet; Ctrl-C ends, the same command goes on")
         with actor.online, learner_beside(channel) as learner:
             with record.timed("offline"), Progress(console=console) as progress:
                 channel.wait(lambda said: _heeded(attendance) or _shown(progress, said) or said.get("episodes", -1) >= 0, learner)
