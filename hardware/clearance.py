@@ -67,9 +67,8 @@ class Surroundings:
         self._q, self._rooms = q, np.concatenate([c.at(q) for c in self._clearances])
         return self._rooms
 
-    def clear(self, low: np.ndarray, high: np.ndarray) -> bool:
-        """Is there surely room at every pose between low and high (J,)? Looks at their middle where what was seen last does not tell."""
-        middle, half = 0.5 * (low + high), 0.5 * (high - low)
+    def clear(self, middle: np.ndarray, half: np.ndarray) -> bool:
+        """Is there surely room at every pose (J,) within middle +- half? Looks at the middle where what was seen last does not tell."""
         if (self._rooms >= self._reach @ (np.abs(middle - self._q) + half)).all():
             return True
         return bool((self.rooms(middle) >= self._reach @ half).all())

@@ -287,7 +287,7 @@ class Governor:
         if self.limits.tracking_error is not None and self._fresh is not None:
             q, error = self._fresh.q, self.limits.tracking_error
             near = np.minimum(np.maximum(target, q - error), q + error)
-            if not self._tracking_counted and (near != target).any():
+            if not self._tracking_counted and near.tolist() != target.tolist():
                 self._tracking_counted = True
                 self._count("tracking")
             target = near
@@ -299,7 +299,8 @@ class Governor:
             failed = result not in (Result.Working, Result.Finished)
         except RuckigError:
             failed = True
-        q, v, a = self.arm.v_max * np.array((self._out.new_position, self._out.new_velocity, self._out.new_acceleration))
+        out, scale = self._out, self.arm.v_max
+        q, v, a = scale * np.array(out.new_position), scale * np.array(out.new_velocity), scale * np.array(out.new_acceleration)
         if not failed and _finite(q):
             return Setpoint(q, self._gripper, v, a)
         if self.stopped is not None:
@@ -315,7 +316,7 @@ class Governor:
         around = self._surroundings
         if around is None:
             return None
-        known = self._way_to_rest(setpoint)
+        known = self._way_to_rest()
         if known and around.clear(*self._swept(setpoint.q)):
             self._entry = 0.0
             return None
@@ -330,17 +331,15 @@ class Governor:
                 return around.names[int(np.argmin(around.rooms(q) + allowed))]
         return None
 
-    def _way_to_rest(self, setpoint: Setpoint) -> bool:
-        """Plan the way that `_brake` would take; False where Ruckig finds none."""
-        brake = self._brake_input
-        scaled = np.array((setpoint.q, setpoint.v, setpoint.a)) / self.arm.v_max
-        brake.current_position, brake.current_velocity, brake.current_acceleration = scaled.tolist()
-        return self._ruckig_offline.calculate(brake, self._brake_way) in (Result.Working, Result.Finished)
+    def _way_to_rest(self) -> bool:
+        """Plan the way that `_brake` would take from the setpoint just planned; False where Ruckig finds none."""
+        self._out.pass_to_input(self._brake_input)
+        return self._ruckig_offline.calculate(self._brake_input, self._brake_way) in (Result.Working, Result.Finished)
 
     def _swept(self, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Between which poses (J,) the way to rest lies. (Ruckig's own extrema are wrong for its velocity interface.)"""
-        end = self._pose(1.0)
-        return np.minimum(start, end) - self._swing, np.maximum(start, end) + self._swing
+        """(middle, half) of the box (J,) in which the way to rest lies. (Ruckig's own extrema are wrong for its velocity interface.)"""
+        middle = 0.5 * (start + self._pose(1.0))
+        return middle, np.abs(start - middle) + self._swing
 
     def _pose(self, share: float) -> np.ndarray:
         """On the way to rest (J,), at this share of its time."""
@@ -377,7 +376,7 @@ class Governor:
 
 
 def _finite(values: np.ndarray) -> bool:
-    return math.isfinite(float(values @ values))
+    return math.isfinite(sum(values.tolist()))  # plain numbers: numpy takes five times as long for so few
 
 
 def _to_rest(given: InputParameter) -> None:

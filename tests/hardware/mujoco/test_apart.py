@@ -118,7 +118,7 @@ def test_between_two_poses_said_to_be_clear_there_is_room() -> None:
     around, rng, clear = Surroundings([Apart(geometry)], 7), np.random.default_rng(4), 0
     for q in PANDA.spec.home + rng.normal(0, 0.4, (300, 7)):
         low, high = q - rng.uniform(0, 0.05, 7), q + rng.uniform(0, 0.05, 7)
-        if around.clear(low, high):
+        if around.clear(0.5 * (low + high), 0.5 * (high - low)):
             clear += 1
             assert all((Apart(geometry).at(rng.uniform(low, high)) >= -1e-9).all() for _ in range(10))
     assert clear > 30  # it is not always in doubt
