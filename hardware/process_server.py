@@ -83,11 +83,13 @@ class Brake:
 
 def serve(start: Start, pipe: Connection, ring: str, brake: Brake, fifo: bool) -> None:
     """The process. It ends when asked to, when terminated, or when its parent is gone; the arm is at rest then."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which stops the arm in its own way
+    for typed in (signal.SIGINT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):  # Ctrl-C, Ctrl-Z and the like are the parent's:
+        signal.signal(typed, signal.SIG_IGN)  # it stops the arm in its own way, or falls silent, and the governor does
     arm, governor = start()
     rows = Ring(Row.width(len(arm.spec.joints)), name=ring)
     server = _Server(ArmLoop(arm, WallClock(), governor), pipe, rows, brake, fifo)
-    signal.signal(signal.SIGTERM, lambda *_: server.leave("terminated"))
+    for ended in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # the terminal was closed, Ctrl-\
+        signal.signal(ended, lambda *_: server.leave("terminated"))
     server.run()
     os._exit(0)  # the interpreter's own end would only complain of what the frozen garbage collector left
 

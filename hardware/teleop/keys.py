@@ -11,7 +11,7 @@ import termios
 import threading
 import tty
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol, runtime_checkable
 
 from hardware.types import HardwareError
@@ -53,12 +53,21 @@ class TerminalKeys:
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
             self._saved = None
 
+    def _key_by_key(self) -> None:
+        """Also after Ctrl-Z and fg: a shell hands the terminal back as it likes it, where a key is heard with the next Enter only."""
+        try:
+            if termios.tcgetattr(self._fd)[3] & termios.ICANON:
+                tty.setcbreak(self._fd)
+        except termios.error as error:
+            raise OSError(*error.args) from error
+
     def read(self) -> list[str]:
         """Raises HardwareError where the terminal is gone: nobody could stop the robot with it any more."""
         if self._saved is None or self._fd is None:
             return []
         fresh = b""
         try:
+            self._key_by_key()
             while select.select([self._fd], [], [], 0)[0]:
                 if not (data := os.read(self._fd, 1024)):
                     raise OSError("end of input")
@@ -72,12 +81,12 @@ class TerminalKeys:
 
 
 class UrgentKeys:
-    """Reads keys in a thread of its own, and acts at once on one of them, whatever else is being waited for. `read` has them all."""
+    """Reads keys in a thread of its own, and acts at once on some of them, whatever else is being waited for. `read` has them all."""
 
     POLL_S = 0.02
 
-    def __init__(self, keys: Keys, urgent: str, act: Callable[[], None]) -> None:
-        self._keys, self._urgent, self._act = keys, urgent, act
+    def __init__(self, keys: Keys, urgent: Collection[str], act: Callable[[], None]) -> None:
+        self._keys, self._urgent, self._act = keys, set(urgent), act
         self._typed: deque[str] = deque()
         self._ends = threading.Event()
         self._reader = threading.Thread(target=self._listen, name="keys", daemon=True)
@@ -107,7 +116,7 @@ class UrgentKeys:
                 self._error = error
                 return
             self._typed.extend(typed)
-            if self._urgent in typed:
+            if self._urgent.intersection(typed):
                 with contextlib.suppress(HardwareError):  # not connected: then nothing moves
                     self._act()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from functools import partial
-from time import sleep
+from time import monotonic, sleep
 
 from rich.console import Console
 
+import hardware
 from hardware.robot import SafeRobot
 from hardware.teleop.keys import Keys, NoKeys, PassedKeys, TerminalKeys, UrgentKeys
 from hardware.teleop.operator import LEFT_STOPPED, STOPPED_BY_PERSON
@@ -19,6 +20,7 @@ from robolearn.runtime.takeover import Interruptible, Takeover
 from robolearn.runtime.watched import STOP_KEY, WATCHED_KEYS, Watched
 
 _GO, _ENDS = {"\n", "\r"}, {"q", STOP_KEY}
+SETTLE_S = 0.7  # an Enter counts only after so long without a key: nobody has read a question sooner
 
 
 def require_terminal(takeover: Device | None, needed: bool = False) -> None:
@@ -67,22 +69,65 @@ class Attendance:
     def begins(self, confirm: bool) -> bool:
         """May the next episode begin, by driving a real arm home? False: the person stopped the robot, whatever that was for, or has had
         enough. confirm: they are asked."""
-        ready = not self.stopped and (not confirm or scene_ready(self.robot, self._keys, self.console))
-        if self.stopped:
-            self.console.print(LEFT_STOPPED)
-        return ready and not self.stopped
+        return begins(self.robot, self._keys, self.console, confirm)
 
 
-def scene_ready(robot: SafeRobot, keys: Keys, console: Console) -> bool:
+class WayHome:
+    """The person at a terminal who drives the robot themselves, while it is not theirs: asked before the arm drives home, heard on its way.
+    Its `keys` are their device's, too."""
+
+    def __init__(self, robot: SafeRobot, confirm: bool, console: Console) -> None:
+        self._robot, self._confirm, self._console, self._driving = robot, confirm, console, False
+        self.keys: Keys = UrgentKeys(TerminalKeys(), _ENDS, self._stop) if sys.stdin.isatty() else NoKeys()
+        robot.final_stop = STOPPED_BY_PERSON
+
+    def begins(self) -> bool:
+        """As Attendance.begins; the arm is on its way home then, until it has `arrived`."""
+        ready = begins(self._robot, self.keys, self._console, self._confirm)
+        self._driving = ready and self._robot.world is None
+        return ready
+
+    def arrived(self) -> None:
+        """From here on the keys are the device's."""
+        self._driving = False
+
+    def _stop(self) -> None:
+        if self._driving:
+            self._robot.brake(STOPPED_BY_PERSON)
+
+
+def begins(robot: SafeRobot, keys: Keys, console: Console, confirm: bool) -> bool:
+    """May an episode begin, by driving a real arm home? False: the person stopped the robot, or has had enough."""
+    ready = robot.stop_asked != STOPPED_BY_PERSON and (not confirm or _scene_ready(robot, keys, console))
+    if robot.stop_asked == STOPPED_BY_PERSON:
+        console.print(LEFT_STOPPED)
+        return False
+    return ready
+
+
+def _scene_ready(robot: SafeRobot, keys: Keys, console: Console) -> bool:
     """Wait until the person says that the scene is; False: they have had enough. At once where there is no terminal, and in a
     simulator, which puts its scene right by itself."""
     if isinstance(keys, NoKeys) or robot.world is not None:
         return True
     keys.read()  # what was typed before means nothing
-    console.print("put the scene right, then Enter: the arm drives home, and the episode begins; q ends")
-    while not {*_GO, *_ENDS} & (pressed := set(keys.read())):  # a word that came too late for its episode is none
+    console.print("put the scene right, then Enter: the arm drives home, and the episode begins; q or space ends")
+    quiet = monotonic()
+    while not _ENDS & (pressed := set(keys.read())) and robot.stop_asked != STOPPED_BY_PERSON:
+        if _GO & pressed and monotonic() - quiet >= SETTLE_S:
+            return True
+        if pressed:  # a word that came too late for its episode is none, nor is an Enter after it in one go
+            quiet = monotonic()
         sleep(0.02)
-    return not _ENDS & pressed
+    return False
+
+
+def require_asked(body: str, confirm: bool) -> None:
+    """UserError: an arm would drive home, and nobody could be asked."""
+    if confirm and hardware.in_real_time(body) and not sys.stdin.isatty():
+        raise UserError(
+            "confirm: the input is not a terminal, so nobody can say that the arm may drive home; --no-confirm: it does, unasked"
+        )
 
 
 def keys_of(robot: SafeRobot) -> Keys:

@@ -51,7 +51,9 @@ def building(
     if overwrite and out.exists():
         _require_replaceable(out)
     beside = _beside(out, "partial")
-    store = _resumed(beside, spec, _plain(provenance)) or EpisodeStore.create(beside, spec, provenance, compression, calibration)
+    store = _resumed(beside, spec, _plain(provenance))
+    if store is None:  # one without an episode yet is false
+        store = EpisodeStore.create(beside, spec, provenance, compression, calibration)
     try:
         with store:
             yield store

@@ -22,7 +22,7 @@ from robolearn.core.types import Policy
 from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.evaluate import reseed
 from robolearn.evaluation.statistics import success_interval
-from robolearn.experiments.attendance import Attendance, require_terminal
+from robolearn.experiments.attendance import Attendance, require_asked, require_terminal
 from robolearn.experiments.deploy_view import DeployView
 from robolearn.experiments.devices import BrowserConfig, Device, Devices, LeaderConfig
 from robolearn.experiments.evaluate import check_fits, require_fits
@@ -72,7 +72,7 @@ class Config:
     leader: LeaderConfig = LeaderConfig()
     browser: BrowserConfig = BrowserConfig()
     confirm: bool = True
-    """On a real robot, watched at a terminal: wait for Enter before each episode, so that the scene can be put right."""
+    """On a real robot: wait for Enter before each episode, which begins by driving home. --no-confirm: it does, unasked."""
     seed: int = 0
     """Of the policy's own noise; in a simulator also of the starts."""
     view_port: int | None = 8642
@@ -94,6 +94,7 @@ def run(config: Config) -> None:
     if config.seconds is not None and not 0 < config.seconds <= 3600:
         raise UserError(f"seconds: {config.seconds} s; valid: above 0, up to 3600")
     require_terminal(config.takeover)
+    require_asked(config.robot.body, config.confirm)
     folder = Run(config.out, config, config.overwrite, grows="episodes")
     task = _task(config)
     with ExitStack() as stack:

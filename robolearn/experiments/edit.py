@@ -90,7 +90,10 @@ def run(config: Config) -> None:
             task, appender = bar.add_task(out.name, total=len(numbers), completed=len(store)), Appender(store)
             for number in numbers[len(store) :]:  # those before were stored before an interruption
                 episode = replace(sources[number], meta=meta[number])
-                appender.add(reduce(lambda seen, edit: edit(seen), edits, episode))
+                edited = reduce(lambda seen, edit: edit(seen), edits, episode)
+                if "length" in edited.meta:
+                    edited = replace(edited, meta={**edited.meta, "length": len(edited)})
+                appender.add(edited)
                 bar.advance(task)
             appender.flush()
             stores.append((out, store))
@@ -141,10 +144,9 @@ def _plan(config: Config, sources: Merged) -> tuple[list[dict[str, Any]], list[l
         for number in numbers:
             facts.meta[number]["success"] = value
     kept = list(range(len(sources))) if config.keep is None else facts.choose("keep", config.keep)
-    if config.reward is not None and (unknown := [n for n in kept if facts.meta[n].get("success") is None]):
-        raise UserError(
-            f"reward: of episode {unknown[0]} nobody says whether it succeeded; --success and --failure do, --keep leaves it out"
-        )
+    if config.reward is not None and (unknown := [n for n in kept if facts.meta[n].get("success") not in (True, False)]):
+        which = ", ".join(f"{n} ({facts.meta[n].get('success')!r:.20})" for n in unknown[:8])
+        raise UserError(f"reward: of {len(unknown)} episodes nobody says whether they succeeded: {which}; --success and --failure do")
     parts = [kept]
     if config.split is not None:
         if not isinstance(config.split, str):

@@ -22,7 +22,7 @@ from robolearn.core.run import Run
 from robolearn.data.episode import not_failed
 from robolearn.data.store import EpisodeStore
 from robolearn.data.windows import split
-from robolearn.experiments.attendance import require_terminal
+from robolearn.experiments.attendance import require_asked, require_terminal
 from robolearn.experiments.evaluate import check_fits
 from robolearn.experiments.finetune_config import HOW, Config, check
 from robolearn.experiments.finetuning import actor
@@ -43,6 +43,7 @@ def run(config: Config) -> dict:
         console.print(f"{config.out}: already fine-tuned; {_sentence(result)}", highlight=False)
         return result
     require_terminal(config.takeover, needed=hardware.in_real_time(config.robot.body))
+    require_asked(config.robot.body, config.confirm)
     torch.set_num_threads(config.threads)
     agent = _fitting(config, hardware.spec_of(config.robot))
     if note := unrewarded(config):
@@ -89,10 +90,13 @@ def check_examples(config: Config, store: EpisodeStore) -> None:
 def unrewarded(config: Config) -> str:
     """What to say of recordings whose successes earn nothing, as a person's did before their word earned 1; "" where there is nothing."""
     store = EpisodeStore.open(config.data)
-    won = sum(store.meta(index).get("success") is True for index in range(len(store)))
-    if not won or config.agent.reward.source != "environment" or store.lowdim("reward").any():
+    won = np.array([store.meta(index).get("success") is True for index in range(len(store))])
+    ends = np.cumsum(store.lengths)
+    bare = won & (np.add.reduceat(np.abs(store.lowdim("reward")), ends - store.lengths) == 0)
+    if not bare.any() or config.agent.reward.source != "environment":
         return ""
-    return f"{config.data}: {won} successful episodes, and no reward at all: no critic learns from them; robolearn edit --reward sparse"
+    mended = "--data of what `robolearn edit --path OLD --out NEW --reward sparse` makes of it has them"
+    return f"{config.data}: {bare.sum()} of {won.sum()} successful episodes have no reward, and teach no critic; {mended}"
 
 
 def _sentence(result: dict) -> str:

@@ -16,14 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import hardware
 from hardware import RobotConfig
 from hardware.robot import SafeRobot
-from hardware.teleop.keys import Keys, NoKeys, TerminalKeys
-from hardware.teleop.operator import EPISODE_KEYS, LEFT_STOPPED, STOPPED_BY_PERSON
+from hardware.teleop.keys import Keys, NoKeys
+from hardware.teleop.operator import EPISODE_KEYS
 from hardware.types import Pilot
 from robolearn.core.errors import UserError
 from robolearn.core.run import Run, require_free
 from robolearn.data.store import EpisodeStore
 from robolearn.evaluation.video import write_video
-from robolearn.experiments.attendance import scene_ready
+from robolearn.experiments.attendance import WayHome, require_asked
 from robolearn.experiments.devices import BrowserConfig, Device, Devices, LeaderConfig
 from robolearn.runtime.attended import Attended
 from robolearn.runtime.rollout import Step, last_of, rollout
@@ -55,7 +55,7 @@ class Config:
     view_port: int | None = 8642
     """Show a person the cameras at http://127.0.0.1:PORT; 0: any free port, None: no view."""
     confirm: bool = True
-    """On a real arm: wait for Enter before each episode, which begins by driving home; where the input is no terminal, nobody is asked."""
+    """On a real arm: wait for Enter before each episode, which begins by driving home. --no-confirm: it does, unasked."""
     recover: bool = False
     """First append what is complete of recordings that were cut off (a crash, Ctrl-C, kill -9)."""
     overwrite: bool = False
@@ -71,16 +71,17 @@ def run(config: Config) -> None:
         return
     if config.episodes < 1:
         raise UserError(f"episodes: {config.episodes}; expected at least 1")
+    require_asked(config.robot.body, config.confirm)
     task = task_for(config.robot.body)
     with ExitStack() as stack:
         robot = stack.enter_context(hardware.open(config.robot))
-        keys = TerminalKeys() if sys.stdin.isatty() else NoKeys()
-        pilot_for = _pilot_for(config, robot, keys, stack)
+        way_home = WayHome(robot, config.confirm, console)
+        pilot_for = _pilot_for(config, robot, way_home.keys, stack)
         stack.enter_context(folder)
         require_free(config.out, _MIB_PER_EPISODE * min(config.episodes, 8))
         store = stack.enter_context(_store(config, robot, task))
         _unfinished(config, robot, store, task, console)
-        complete = _record(config, robot, pilot_for, keys, task, store, folder, console)
+        complete = _record(config, robot, pilot_for, way_home, task, store, folder, console)
         lengths, won = store.lengths, [store.meta(i).get("success") for i in range(len(store))]
         if complete:
             folder.finish(episodes=len(won), rows=int(lengths.sum()), successes=won.count(True), pilot=config.pilot, task=task.name)
@@ -92,7 +93,7 @@ def _record(
     config: Config,
     robot: SafeRobot,
     pilot_for: Callable[[int], Pilot],
-    keys: Keys,
+    way_home: WayHome,
     task: Task,
     store: EpisodeStore,
     folder: Run,
@@ -104,15 +105,12 @@ def _record(
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=config.episodes, completed=len(store), state="")
         always = _always(config, robot, task)
-        robot.final_stop = STOPPED_BY_PERSON
         while (index := len(store)) < config.episodes:
-            if robot.stop_asked == STOPPED_BY_PERSON:  # an episode would begin by driving the arm home
-                console.print(LEFT_STOPPED)
-                return False
-            if config.confirm and not scene_ready(robot, keys, console):
+            if not way_home.begins():
                 return False
 
             def on_step(step: Step) -> None:
+                way_home.arrived()
                 if step.index % 5 == 0:
                     progress.update(bar, state=f"row {step.index}, reward {step.outcome.reward:.2f}")
 

@@ -124,7 +124,9 @@ def test_on_a_double_through_the_vendors_sdk_with_a_camera(tmp_path: Path) -> No
         home = double.model.spec.home
         spec = RobotConfig("so101", arm=RealConfig())
         policy = checkpoint(tmp_path / "policy.pt", spec, near(np.append(home + 0.1, 0.5)))
-        deploy.run(deploy.Config(policy, tmp_path / "out", robot, episodes=1, seconds=2.0, instruction="wave", view_port=None))
+        deploy.run(
+            deploy.Config(policy, tmp_path / "out", robot, episodes=1, seconds=2.0, instruction="wave", view_port=None, confirm=False)
+        )
         assert np.abs(double.panel.q - home).max() > 0.02
         assert double.panel.contacts == 0
     with EpisodeStore.open(tmp_path / "out/dataset.zarr") as store:
@@ -277,4 +279,4 @@ def test_a_single_action_is_not_thought_of_beside_the_robot(tmp_path: Path, hori
 def test_a_policy_of_another_robot(tmp_path: Path) -> None:
     policy = checkpoint(tmp_path / "policy.pt", RobotConfig("fake:state"), near(np.array([-0.6, 1.2])))
     with pytest.raises(UserError, match="made for another robot"):
-        deploy.run(deploy.Config(policy, tmp_path / "out", RobotConfig("so101", arm=RealConfig(address="/dev/null"))))
+        deploy.run(deploy.Config(policy, tmp_path / "out", RobotConfig("so101", arm=RealConfig(address="/dev/null")), confirm=False))

@@ -164,7 +164,10 @@ def test_frames_are_looked_at_only_for_flags(go, monkeypatch):
         ({"success": "1", "failure": "score < 0.5"}, "success, failure: episode 1 is in both"),
         ({"trim_idle": -1.0}, "trim_idle: -1.0 s"),
         ({"rate_hz": 0.0}, "rate_hz: 0.0 Hz; expected above 0"),
-        ({"reward": "sparse"}, "reward: of episode 3 nobody says whether it succeeded; --success and --failure do, --keep leaves it out"),
+        (
+            {"reward": "sparse"},
+            r"reward: of 2 episodes nobody says whether they succeeded: 3 \(None\), 4 \(None\); --success and --failure do",
+        ),
         ({"redact": ("top",)}, "redact: 'top' is not a camera; valid: front, wrist"),
         ({"rename": ("top=front",)}, "rename: 'top' is not known"),
         ({"rename": ("front=../../x",)}, "cameras: '../../x' cannot be a folder"),
@@ -203,6 +206,19 @@ def test_rewards_may_say_what_the_labels_say(go):
         episode, won = store.read(index), number != 1
         assert episode.reward.tolist() == [0.0] * (len(episode) - 1) + [float(won)]
         assert episode.terminal.tolist() == [False] * (len(episode) - 1) + [won]
+
+
+def test_of_what_the_rewards_said_before_nothing_is_left(tmp_path):
+    ends = np.arange(20) == 19
+    said = {"return": 7.0, "max_reward": 1.0, "length": 20, "truncated": False, "success_step": 3}
+    lost = replace(episode(20, 0, success=0, **said), terminal=ends, reward=np.ones(20, np.float32))
+    won = episode(20, 1, success=1.0, **said)
+    run(Config((str(store_of(tmp_path / "a.zarr", lost, won)),), tmp_path / "b.zarr", reward="sparse", rate_hz=5.0))
+    first, second = EpisodeStore.open(tmp_path / "b.zarr")
+    assert not first.reward.any() and not first.terminal.any(), "the end of a failure is no way out"
+    assert (first.meta["return"], first.meta["truncated"], first.meta["success_step"], first.meta["length"]) == (0.0, True, None, 10)
+    assert second.terminal.tolist() == second.reward.tolist() == [0.0] * 9 + [1.0]
+    assert (second.meta["return"], second.meta["truncated"], second.meta["success_step"]) == (1.0, False, 9)
 
 
 def test_everything_at_once_in_the_documented_order(go):
@@ -340,7 +356,7 @@ sys.exit(cli.main(sys.argv[2:]))
 def test_killed_it_leaves_no_half_store_and_goes_on(go, source, tmp_path):
     words = ["edit", "--path", str(source), "--out", str(tmp_path / "b.zarr"), "--out-rest", str(tmp_path / "rest.zarr")]
     words += ["--split", "0.5", "--keep", "index < 5", "--trim-idle", "0.5"]
-    for stored in (1, 2):  # the second run starts with one, writes two more into the rest, and dies again
+    for stored in (0, 1, 2):  # nothing; one; the third run starts with that one, writes two more into the rest, and dies again
         done = subprocess.run([sys.executable, "-c", KILLED, str(stored), *words], stderr=subprocess.DEVNULL)
         assert done.returncode == -signal.SIGKILL
         assert not (tmp_path / "b.zarr").exists() and not (tmp_path / "rest.zarr").exists()

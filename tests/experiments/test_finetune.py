@@ -158,7 +158,7 @@ def test_recordings_whose_successes_earn_nothing_are_told_of(config, tmp_path):
         for episode in source:
             bare.append(replace(episode, reward=0 * episode.reward, meta={"success": True}))
     bare = replace(config, data=tmp_path / "bare.zarr")
-    assert "6 successful episodes, and no reward at all" in finetune.unrewarded(bare)
+    assert "6 of 6 successful episodes have no reward" in finetune.unrewarded(bare)
     judged = replace(config.agent, reward=replace(config.agent.reward, source="classifier"))
     assert finetune.unrewarded(replace(bare, agent=judged)) == ""
     edit.run(edit.Config(path=(str(bare.data),), out=tmp_path / "better.zarr", reward="sparse"))

@@ -28,7 +28,8 @@ from hardware.teleop.keys import TerminalKeys
 from hardware.types import HardwareError, Source
 from robolearn.data.episode import Episode
 from robolearn.data.store import EpisodeStore
-from robolearn.experiments import teleop
+from robolearn.experiments import attendance
+from robolearn.experiments.attendance import SETTLE_S
 from robolearn.experiments.teleop import Config, LeaderConfig, run
 
 pytest.importorskip("scservo_sdk", reason="robolearn[feetech] is not installed")
@@ -121,7 +122,7 @@ def _teach(folder: Path, monkeypatch: pytest.MonkeyPatch, way: np.ndarray, camer
         leader.panel.hold = 1  # in somebody's hands
         leader.place(way[0], 0.0)
         hands = Hands(leader, follower, way, faults(leader, follower))
-        monkeypatch.setattr(teleop, "TerminalKeys", lambda: hands)
+        monkeypatch.setattr(attendance, "UrgentKeys", lambda *_: hands)
         monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
         arm = RealConfig(follower.address, str(folder / "follower.json"), speed=0.6, realtime=False, cameras=cameras)
         robot, led = RobotConfig(body="so101", arm=arm, stale_s=5.0), LeaderConfig(address=leader.address)
@@ -228,6 +229,7 @@ class Verb:
             assert line, self.said
             self.said += line
         self._drain.start()
+        time.sleep(2 * SETTLE_S)
         os.write(self.master, b"\n")
 
     def tool(self) -> np.ndarray:

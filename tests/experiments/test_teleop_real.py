@@ -17,7 +17,7 @@ from hardware.real import RealConfig
 from hardware.teleop.keys import TerminalKeys
 from hardware.types import HardwareError, Source
 from robolearn.data.store import EpisodeStore
-from robolearn.experiments import teleop
+from robolearn.experiments import attendance
 from robolearn.experiments.teleop import Config, LeaderConfig, run
 
 pytest.importorskip("scservo_sdk", reason="robolearn[feetech] is not installed")
@@ -63,7 +63,8 @@ def test_a_leader_teaches_a_follower(tmp_path: Path, stream: str, monkeypatch: p
         arm = RealConfig(follower.address, str(tmp_path / "follower.json"), realtime=False, cameras=cameras)
         person = Script(leader, follower)
         follower.place(HOME + 0.1)
-        monkeypatch.setattr(teleop, "TerminalKeys", lambda: person)
+        monkeypatch.setattr(attendance, "UrgentKeys", lambda *_: person)
+        monkeypatch.setattr(attendance, "SETTLE_S", 0.0)
         monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
         config = Config(
             out=tmp_path / "run",
@@ -99,7 +100,7 @@ def test_a_leader_teaches_a_follower(tmp_path: Path, stream: str, monkeypatch: p
 def test_a_leader_that_is_not_there_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     with launch("so101") as follower:
         robot = RobotConfig(body="so101", arm=RealConfig(follower.address, realtime=False))
-        config = Config(out=tmp_path / "run", robot=robot, pilot="leader", leader=LeaderConfig(address="/dev/ttyNOWHERE"))
+        config = Config(out=tmp_path / "run", robot=robot, pilot="leader", leader=LeaderConfig(address="/dev/ttyNOWHERE"), confirm=False)
         with pytest.raises(HardwareError, match="leader: so101: /dev/ttyNOWHERE: .*No such file"):
             run(config)
     assert not (tmp_path / "run").exists()

@@ -201,8 +201,17 @@ def test_its_process_killed_is_an_error_here_and_no_hang() -> None:
     robot.close()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_with_the_pilots_process_gone_the_arm_comes_to_rest_and_is_closed(tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("how", "both"),
+    [
+        (signal.SIGKILL, False),
+        (signal.SIGTERM, False),
+        (signal.SIGHUP, True),  # a terminal tells both: it was closed,
+        (signal.SIGQUIT, True),  # Ctrl-\\,
+        (signal.SIGTSTP, True),  # Ctrl-Z, which stops the pilot only
+    ],
+)
+def test_with_the_pilots_process_gone_the_arm_comes_to_rest_and_is_closed(tmp_path: Path, how: signal.Signals, both: bool) -> None:
     journal = tmp_path / "journal"
     script = (
         "import numpy as np, time\n"
@@ -216,12 +225,19 @@ def test_with_the_pilots_process_gone_the_arm_comes_to_rest_and_is_closed(tmp_pa
     (tmp_path / "pilot.py").write_text(script)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(
-        [sys.executable, str(tmp_path / "pilot.py")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        [sys.executable, str(tmp_path / "pilot.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
     ) as pilot:
         assert pilot.stdout is not None
         assert pilot.stdout.readline() == b"ready\n"
         time.sleep(0.3)
-        pilot.send_signal(how)
+        if both:
+            os.killpg(pilot.pid, how)
+            time.sleep(0.2)
+        pilot.send_signal(signal.SIGKILL if both else how)
     assert wait(journal.exists)
     assert wait(lambda: journal.read_text().startswith("closed"))
     assert float(journal.read_text().split()[1]) < 0.2

@@ -132,15 +132,18 @@ class Resample:
 
 
 class SparseReward:
-    """What the rewards say is what the episode's success says: 1 in its last row, which is terminal then, and 0 in every other."""
+    """What the rewards say is what the episode's success says: 1 in its last row, which is terminal then, and 0 in every other. A failure
+    is a truncation: where every step costs something, its end must be no way out."""
 
     def __init__(self, spec: RobotSpec) -> None:
         self.spec = spec
 
     def __call__(self, episode: Episode) -> Episode:
-        won = episode.meta.get("success") is True
-        last = np.arange(len(episode)) == len(episode) - 1
-        return replace(episode, reward=(last & won).astype(np.float32), terminal=last & (won | episode.terminal))
+        won = bool(episode.meta["success"])
+        ends = (np.arange(len(episode)) == len(episode) - 1) & won
+        told = {"return": float(won), "max_reward": float(won), "success_step": len(episode) - 1 if won else None, "truncated": not won}
+        meta = {**episode.meta, **{name: value for name, value in told.items() if name in episode.meta}}
+        return replace(episode, reward=ends.astype(np.float32), terminal=ends, meta=meta)
 
 
 class Redact:

@@ -60,6 +60,7 @@ class Person(TerminalKeys):
 @pytest.fixture
 def person(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(attendance, "SETTLE_S", 0.0)
     return lambda *flights: monkeypatch.setattr(attendance, "keys_of", lambda _: Person(*flights))
 
 

@@ -13,6 +13,7 @@ from hardware.teleop.keyboard import Keyboard
 from hardware.teleop.keys import TerminalKeys, UrgentKeys, parse
 from hardware.testing import PilotContract
 from hardware.types import ArraySpec, HardwareError, Observation, RobotSpec, Source
+from tests.waiting import until
 
 STEP = 0.02
 ACTION = ArraySpec(("dx", "dy", "dz", "gripper"), ("m", "m", "m", "1"), (-STEP, -STEP, -STEP, 0.0), (STEP, STEP, STEP, 1.0))
@@ -167,6 +168,21 @@ def test_a_terminal_that_is_gone_is_said():
     with pytest.raises(HardwareError, match="keyboard: the terminal is gone"):
         keys.read()
     os.close(slave)
+
+
+def test_after_ctrl_z_a_key_is_heard_without_enter():
+    master, slave = os.openpty()
+    keys = TerminalKeys(slave)
+    keys.open()
+    handed_back = termios.tcgetattr(slave)
+    handed_back[3] |= termios.ICANON | termios.ECHO
+    termios.tcsetattr(slave, termios.TCSANOW, handed_back)  # as a shell does at `fg`
+    assert keys.read() == []
+    os.write(master, b"s")
+    until(lambda: keys.read() == ["s"])
+    keys.close()
+    for end in (master, slave):
+        os.close(end)
 
 
 def test_an_urgent_key_is_acted_on_while_nobody_reads():
