@@ -53,11 +53,12 @@ class TerminalKeys:
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
             self._saved = None
 
-    def _key_by_key(self) -> None:
+    @staticmethod
+    def _key_by_key(fd: int) -> None:
         """Also after Ctrl-Z and fg: a shell hands the terminal back as it likes it, where a key is heard with the next Enter only."""
         try:
-            if termios.tcgetattr(self._fd)[3] & termios.ICANON:
-                tty.setcbreak(self._fd)
+            if termios.tcgetattr(fd)[3] & termios.ICANON:
+                tty.setcbreak(fd)
         except termios.error as error:
             raise OSError(*error.args) from error
 
@@ -67,7 +68,7 @@ class TerminalKeys:
             return []
         fresh = b""
         try:
-            self._key_by_key()
+            self._key_by_key(self._fd)
             while select.select([self._fd], [], [], 0)[0]:
                 if not (data := os.read(self._fd, 1024)):
                     raise OSError("end of input")
