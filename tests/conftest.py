@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from types import ModuleType
@@ -22,6 +23,9 @@ checker = ModuleType("robolearn_checker")
 checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
 sys.modules["robolearn_checker"] = checker
 install_import_hook("robolearn", "robolearn_checker.check")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has what it starts in the background, and all that this starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("robolearn", derandomize=True, database=None, deadline=None)
 settings.load_profile("robolearn")

@@ -151,7 +151,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]
             assert process.stdout is not None
             yield process.stdout.readline().strip(), folder / "keys" / keys.CLIENT
         finally:
-            process.send_signal(signal.SIGINT)
+            process.kill()  # leaving the block waits for it, however long
 
 
 def opened(place: tuple[str, Path]) -> RemoteRobot:
@@ -177,6 +177,18 @@ def test_in_real_time_a_command_by_the_robots_own_clock_is_flown(place: tuple[st
         np.testing.assert_allclose(robot.send(Command(first.time, goal.astype(np.float32), Source.POLICY)), goal, atol=1e-6)
         assert 0.0 <= robot.clock.now() - first.time < 5.0
         assert wait(lambda: np.abs(robot.governor.setpoint.q - goal).max() < 1e-3 and robot.governor.at_rest)
+
+
+def test_a_server_that_is_gone_is_told_of_before_the_longest_way_home(tmp_path: Path) -> None:
+    with robot_of() as there:
+        with served(ServedRobot(there), tmp_path / "keys") as (address, key_file, _):
+            robot = hardware.open(config(address, key_file))
+            robot.connect()
+        began = time.monotonic()
+        with pytest.raises(NoAnswer, match="nobody listens there"):
+            robot.reset(np.random.default_rng(0))
+        assert time.monotonic() - began < 10.0
+        robot.close()
 
 
 def test_silence_stops_it_there(place: tuple[str, Path]) -> None:
