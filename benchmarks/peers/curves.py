@@ -80,7 +80,11 @@ def draw(out: Path, by: tuple[str, ...], picture: Path) -> None:
                 axis.plot([p["decisions"] for p in points], [p["success"] for p in points], f"C{index}", lw=0.7, alpha=0.5)
             length = min(map(len, found))
             mean = [[np.mean([points[i][name] for points in found]) for i in range(length)] for name in ("decisions", "success")]
-            axis.plot(*mean, f"C{index}", lw=2.2, label=f"{' '.join(map(str, kind))} ({len(found)} seeds)")
+            label = f"{' '.join(map(str, kind))} ({len(found)} seeds)"
+            if length == 1:  # it does not learn online
+                axis.axhline(mean[1][0], color=f"C{index}", ls="--", lw=1.5, label=label)
+            else:
+                axis.plot(*mean, f"C{index}", lw=2.2, label=label)
         axis.set(title=panel, xlabel="online decisions", ylim=(-0.02, 1.02))
         axis.legend(fontsize=8)
     axes[0][0].set_ylabel("success")

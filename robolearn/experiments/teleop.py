@@ -108,6 +108,7 @@ def _record(
         while (index := len(store)) < config.episodes:
             if not way_home.begins():
                 return False
+            progress.update(bar, state="driving home" if robot.world is None else "")
 
             def on_step(step: Step) -> None:
                 way_home.arrived()
