@@ -97,4 +97,4 @@ if __name__ == "__main__":
                 keep(asked.out, run(method, quality, seed, asked), **names)
     print(summary(asked.out, ("what", "data", "method")))
     if asked.picture is not None:
-        draw(asked.out, ("what", "data", "method"), asked.picture)
+        draw(asked.out, ("data", "method"), asked.picture)
