@@ -390,13 +390,11 @@ def test_where_it_is_said_to_come_to_rest_within_it_does() -> None:
     """Whatever it is doing, reversals included: `_swept` holds every pose of the way that Ruckig brakes along."""
     governor, rng = Loop().governor, np.random.default_rng(0)
     governor._brake()
+    given = governor._input
     for _ in range(500):
-        planned, scale = governor._input, governor.arm.v_max
-        planned.current_position = (rng.uniform(-1, 1, 2) / scale).tolist()
-        planned.current_velocity = (rng.uniform(-1, 1, 2) * rng.choice([0.05, 1.0]) / scale).tolist()
-        planned.current_acceleration = (rng.uniform(-5, 5, 2) / scale).tolist()
+        moving = np.array([rng.uniform(-1, 1, 2), rng.uniform(-1, 1, 2) * rng.choice([0.05, 1.0]), rng.uniform(-5, 5, 2)])
+        given.current_position, given.current_velocity, given.current_acceleration = (moving / governor.arm.v_max).tolist()
         now = governor._plan()
         assert governor._way_to_rest()
         middle, half = governor._swept(now.q)
-        poses = [governor._pose(share) for share in np.linspace(0, 1, 60)]
-        assert (np.abs(poses - middle) <= half + 1e-9).all()
+        assert all((np.abs(governor._pose(share) - middle) <= half + 1e-9).all() for share in np.linspace(0, 1, 60))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import accumulate
 
 import numpy as np
@@ -21,6 +22,7 @@ from robolearn.runtime.takeover import ANSWER_S, Takeover
 from robolearn.runtime.watched import Watched
 from robolearn.tasks import Task
 from tests.runtime.taken import DEVICES, OPEN, Drift, Led, Smooth, Stick, move, robot_of
+from tests.waiting import until
 
 DECISIONS = 30
 TASK = Task("drift", "go to and fro", DECISIONS / 10)
@@ -235,14 +237,13 @@ def test_given_back_the_robot_rests_until_the_policy_answered_but_not_for_ever()
         with pytest.raises(NoDecision):
             pilot.decide(robot.observe())
         asynchronous.decide = answer  # type: ignore[method-assign]
-        sources = []
-        for _ in range(50):  # its thinking takes a few milliseconds, once
-            try:
-                sources.append(pilot.decide(robot.observe()).source)
-            except NoDecision:
-                continue
-            break
-        assert sources == [Source.POLICY]
+
+        def source() -> Source | None:
+            with suppress(NoDecision):  # its thinking takes a few milliseconds, once
+                return pilot.decide(robot.observe()).source
+            return None
+
+        assert until(source) is Source.POLICY
         asynchronous.close()
 
 
