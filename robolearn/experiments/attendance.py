@@ -1,4 +1,4 @@
-"""The person beside a robot that a policy flies: their keys, a device to take it over with, a page to look at."""
+"""The person beside a robot: asked before it drives home; where a policy flies it, with their keys, a device to take it over and a page."""
 
 from __future__ import annotations
 

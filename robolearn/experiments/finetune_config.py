@@ -73,7 +73,7 @@ class Config:
     view_port: int | None = 8642
     """Where a person watches: the cameras at http://127.0.0.1:PORT; 0: any free port, None: no page."""
     confirm: bool = True
-    """On a real robot, where a person watches at a terminal: wait for Enter before each episode, so that they can put the scene right."""
+    """On a real robot: wait for Enter before each episode, which begins by driving home. --no-confirm: it does, unasked."""
     threads: int = 1
     """torch CPU threads; networks this small gain nothing from more, and lose much on a busy machine."""
     overwrite: bool = False

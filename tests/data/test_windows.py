@@ -245,11 +245,8 @@ def test_torchs_own_loader_reads_a_batch_at_a_time(store):
     sampler = Sampler(46, 8, np.random.default_rng(0))
     order = [next(sampler) for _ in range(4)]
     windows = Windows(store, 2, 3)
-    apart = {
-        "num_workers": 2,
-        "multiprocessing_context": "forkserver",
-        "timeout": 60,
-    }  # a mere fork holds others' locks
+    # A mere fork would hold what other tests have locked here.
+    apart = {"num_workers": 2, "multiprocessing_context": "forkserver", "timeout": 60}
     loader = torch.utils.data.DataLoader(windows, batch_sampler=order, collate_fn=to_batch, **apart)  # pyright: ignore
     for batch, indices in zip(loader, order, strict=True):
         assert torch.equal(batch.action, to_batch(windows.read(indices)).action)

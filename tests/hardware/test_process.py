@@ -22,6 +22,7 @@ from hardware.process import ArmProcess
 from hardware.robot import SafeRobot
 from hardware.testing import RobotContract
 from hardware.types import ArmState, ArraySpec, Command, HardwareError, RobotSpec, Source
+from tests.waiting import until
 
 ACTION = ArraySpec(("shoulder", "elbow"), ("rad", "rad"), tuple(ARM.q_min), tuple(ARM.q_max))
 SPEC = RobotSpec("fake", {}, {"joint_pos": ACTION}, ACTION, "joint_pos", 10.0)
@@ -64,20 +65,11 @@ def go(robot: SafeRobot, goal: np.ndarray) -> np.ndarray:
     return robot.send(Command(robot.clock.now(), goal.astype(np.float32), Source.SCRIPTED))
 
 
-def wait(until, seconds: float = 20.0) -> bool:
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        if until():
-            return True
-        time.sleep(0.01)
-    return False
-
-
 def silence_stops_it_and_a_reset_goes_on(robot: SafeRobot) -> None:
     robot.reset(np.random.default_rng(0))
     go(robot, ARM.home + 0.1)
-    assert wait(lambda: robot.stopped == "stale")
-    assert wait(lambda: robot.governor.at_rest)
+    until(lambda: robot.stopped == "stale")
+    until(lambda: robot.governor.at_rest)
     robot.reset(np.random.default_rng(0))
     assert robot.stopped is None
 
@@ -110,7 +102,7 @@ def test_the_arm_moves_while_the_pilot_sleeps(robot: SafeRobot) -> None:
     robot.reset(np.random.default_rng(0))
     goal = ARM.home + np.array([0.02, 0.02])
     np.testing.assert_allclose(go(robot, goal), goal, atol=1e-6)
-    assert wait(lambda: np.abs(robot.loop.row().state.q - goal).max() < 0.005)  # pyright: ignore[reportAttributeAccessIssue]
+    until(lambda: np.abs(robot.loop.row().state.q - goal).max() < 0.005)  # pyright: ignore[reportAttributeAccessIssue]
     rows = robot.loop.history(50)  # pyright: ignore[reportAttributeAccessIssue]
     assert all(later.time > earlier.time for earlier, later in zip(rows, rows[1:], strict=False))
 
@@ -119,7 +111,7 @@ def test_holding_is_at_the_pose_that_is_commanded(robot: SafeRobot) -> None:
     """Where relative actions would start: on the way to a goal while it is on the way, then there."""
     goal = ARM.home + [0.15, 0.0]
     go(robot, goal)
-    assert wait(lambda: np.abs(robot.hold() - goal).max() < 1e-6, 5.0)
+    until(lambda: np.abs(robot.hold() - goal).max() < 1e-6, 5.0)
     assert go(robot, robot.hold()) == pytest.approx(goal)
 
 
@@ -134,13 +126,13 @@ def test_a_chunk_is_flown_row_by_row_and_late_rows_are_dropped(robot: SafeRobot)
     path = ARM.home + np.linspace(0, 0.1, 8)[1:, None]
     rows = [Command(now + 0.1 * (k - 2), q.astype(np.float32), Source.POLICY) for k, q in enumerate(path)]
     assert loop.schedule(rows) >= 1
-    assert wait(lambda: np.abs(loop.row().state.q - path[-1]).max() < 0.01)
+    until(lambda: np.abs(loop.row().state.q - path[-1]).max() < 0.01)
 
 
 def test_a_stop_is_heard_while_somebody_waits_for_the_way_home(robot: SafeRobot) -> None:
     robot.reset(np.random.default_rng(0))
     go(robot, ARM.home + np.array([0.6, 0.6]))
-    assert wait(lambda: np.abs(robot.loop.row().state.q - ARM.home).max() > 0.3)  # pyright: ignore[reportAttributeAccessIssue]
+    until(lambda: np.abs(robot.loop.row().state.q - ARM.home).max() > 0.3)  # pyright: ignore[reportAttributeAccessIssue]
     stopper = threading.Timer(0.15, robot.stop, ["operator: red button"])
     stopper.start()
     with pytest.raises(HardwareError, match="stopped on the way home: operator: red button"):
@@ -153,7 +145,7 @@ def test_a_stop_is_heard_while_somebody_waits_for_the_way_home(robot: SafeRobot)
 def test_a_stop_while_a_reset_brakes_is_not_cleared_with_what_was_before(robot: SafeRobot, monkeypatch: pytest.MonkeyPatch) -> None:
     robot.reset(np.random.default_rng(0))
     go(robot, ARM.home + np.array([0.6, 0.6]))
-    assert wait(lambda: not robot.governor.at_rest)
+    until(lambda: not robot.governor.at_rest)
     clear = robot.loop.clear
 
     def late() -> None:
@@ -238,8 +230,8 @@ def test_with_the_pilots_process_gone_the_arm_comes_to_rest_and_is_closed(tmp_pa
             os.killpg(pilot.pid, how)
             time.sleep(0.2)
         pilot.send_signal(signal.SIGKILL if both else how)
-    assert wait(journal.exists)
-    assert wait(lambda: journal.read_text().startswith("closed"))
+    until(journal.exists)
+    until(lambda: journal.read_text().startswith("closed"))
     assert float(journal.read_text().split()[1]) < 0.2
 
 
