@@ -7,6 +7,10 @@ from typing import Any
 
 from hardware.types import HardwareError
 
+# Of a socket that goes over a network: a host that is gone, or a cable that is out, is noticed by TCP itself, in about 2 s. Not by
+# ZeroMQ's heartbeats: with those libzmq 4.3.5 aborts the process (`!_io_error`) when a client leaves while its messages still wait.
+LINK = {"linger": 0, "tcp_keepalive": 1, "tcp_keepalive_idle": 1, "tcp_keepalive_intvl": 1, "tcp_keepalive_cnt": 2, "tcp_maxrt": 2000}
+
 
 def library(name: str) -> Any:
     """zmq or msgpack, imported when first needed: a robot that nobody reaches by a socket needs neither."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
-from hardware.network import library
+from hardware.network import LINK, library
 from hardware.network.keys import ClientKeys
 from hardware.network.wire import VERSION, pack, unpack
 from hardware.types import HardwareError
@@ -90,6 +91,8 @@ class Client:
     def _ask(self, line: _Line, what: str, arguments: list[Any], within_s: float) -> Any:
         answer = line.ask(what, self._token, arguments, within_s)
         if answer is None:
+            if line is self._requests:
+                self._urgent.close()  # as stale; the next beat goes by a new one
             raise NoAnswer(f"{self.address}: `{what}` got no answer in {within_s:g} s; {self._why()}")
         status, value = answer
         if status == "lost":
@@ -122,7 +125,10 @@ class _Line:
         with self._lock:
             self._number += 1
             ends = monotonic() + within_s
-            self._opened().send(pack([self._number, what, token, arguments]))
+            with contextlib.suppress(library("zmq").Again):  # whoever listens there may not even shake hands: nothing gets away
+                line = self._opened()
+                line.sndtimeo = math.ceil(1000 * within_s)
+                line.send(pack([self._number, what, token, arguments]))
             while (left := ends - monotonic()) > 0 and self._socket.poll(1000 * left):
                 number, status, value = _answer(self._socket.recv())
                 if number in (self._number, 0):  # 0: the server could not read the question
@@ -147,9 +153,8 @@ class _Line:
         if self._socket is None:
             zmq = library("zmq")
             self._socket = zmq.Context.instance().socket(zmq.DEALER)
-            options = {"curve_serverkey": self._keys.server, "curve_secretkey": self._keys.secret, "linger": 0, "sndhwm": 16}
-            options |= {"curve_publickey": zmq.curve_public(self._keys.secret)}
-            options |= {"heartbeat_ivl": 500, "heartbeat_timeout": 2000, "reconnect_ivl_max": 500}
+            options = LINK | {"curve_serverkey": self._keys.server, "curve_secretkey": self._keys.secret, "sndhwm": 16}
+            options |= {"curve_publickey": zmq.curve_public(self._keys.secret), "reconnect_ivl_max": 500}
             for name, value in options.items():
                 setattr(self._socket, name, value)
             self._socket.connect(self._address)

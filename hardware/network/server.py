@@ -11,7 +11,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from hardware.network import library
+from hardware.network import LINK, library
 from hardware.network.keys import ServerKeys
 from hardware.network.wire import LIMIT, VERSION, pack, unpack
 from hardware.types import HardwareError
@@ -65,9 +65,9 @@ class Server:
         self._auth.start()
         self._auth.configure_curve_callback(_DOMAIN, self)
         self._router = self._context.socket(zmq.ROUTER)
-        options = {"curve_server": True, "curve_secretkey": self._keys.secret, "linger": 0, "maxmsgsize": 2 * LIMIT, "rcvhwm": 16}
+        options = LINK | {"curve_server": True, "curve_secretkey": self._keys.secret, "maxmsgsize": 2 * LIMIT, "rcvhwm": 16}
         # Without a domain that is enforced, a client is let in wherever nobody answers for its key.
-        options |= {"zap_domain": _DOMAIN.encode(), "zap_enforce_domain": 1, "heartbeat_ivl": 500, "heartbeat_timeout": 2000}
+        options |= {"zap_domain": _DOMAIN.encode(), "zap_enforce_domain": 1}
         for name, value in options.items():
             setattr(self._router, name, value)
         self._done, self._answers = self._context.socket(zmq.PAIR), self._context.socket(zmq.PAIR)

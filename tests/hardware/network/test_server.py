@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def raw(address: str, key_file: Path) -> Any:
     """A client that says what it likes, with a known key."""
     own = ClientKeys.load(key_file)
     line = zmq.Context.instance().socket(zmq.DEALER)
-    line.linger, line.rcvtimeo = 0, 5000
+    line.linger, line.rcvtimeo, line.sndtimeo = 0, 5000, 5000
     line.curve_serverkey, line.curve_secretkey, line.curve_publickey = own.server, own.secret, zmq.curve_public(own.secret)
     line.connect(address)
     return line  # closes itself at the end of `with`
@@ -155,11 +156,25 @@ def test_nobody_listens(tmp_path: Path) -> None:
 def test_without_curve_nothing_is_said(place: tuple[str, Path, list[str]]) -> None:
     """A third of a second of waiting for an answer that must not come."""
     line = zmq.Context.instance().socket(zmq.DEALER)
-    line.linger = 0
+    line.linger, line.sndtimeo = 0, 300
     line.connect(place[0])
-    line.send(pack([1, "hello", "", [1, "echo"]]))
+    with suppress(zmq.Again):  # as soon as they have failed to shake hands nothing gets away
+        line.send(pack([1, "hello", "", [1, "echo"]]))
     assert line.poll(300) == 0
     line.close()
+
+
+def test_whoever_listens_without_curve_is_not_waited_for(tmp_path: Path) -> None:
+    """They fail to shake hands, after which ZeroMQ would hold what is sent for ever. A second of waiting."""
+    keys.make(tmp_path / "keys")
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as plain:
+        port = plain.bind_to_random_port("tcp://127.0.0.1")
+        client = Client(f"tcp://127.0.0.1:{port}", tmp_path / "keys" / keys.CLIENT, "echo")
+        client._requests._opened()
+        time.sleep(0.5)
+        with pytest.raises(NoAnswer, match="`hello` got no answer in 0.5 s; somebody listens there"):
+            client.hello(within_s=0.5)
+        client.close()
 
 
 def test_where_nobody_answers_for_keys_nobody_is_let_in(tmp_path: Path, echo: Echo) -> None:
@@ -252,6 +267,36 @@ def test_more_requests_than_a_client_has_are_refused(place: tuple[str, Path, lis
         answered = [answer[0] for answer in refused + rest if answer not in full]
         assert answered[:8] == list(range(2, 10))
         assert len(answered) + len(full) == 18
+
+
+def test_a_client_that_leaves_while_its_messages_wait_takes_nobody_along(
+    place: tuple[str, Path, list[str]], client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ZeroMQ's heartbeats libzmq aborts the process, half a second later."""
+    hear, ends = Server._hear, time.monotonic() + 1.5
+
+    def late(self: Server, parts: list[bytes]) -> None:
+        if time.monotonic() < ends:
+            time.sleep(0.05)
+        hear(self, parts)
+
+    monkeypatch.setattr(Server, "_hear", late)
+    with raw(*place[:2]) as line:
+        for _ in range(200):
+            line.send(pack([1, "hello", "", [1, "echo"]]))
+        time.sleep(0.5)
+    time.sleep(ends - time.monotonic())
+    client.open()
+    assert client.ask("any") == []
+
+
+def test_a_silence_renews_both_sockets(place: tuple[str, Path, list[str]], client: Client) -> None:
+    """Beats that go by a dead socket would lose the client that asks by a fresh one."""
+    client.open()
+    stale = client._urgent._socket or client._urgent._opened()
+    with pytest.raises(NoAnswer):
+        client.ask("wait", within_s=0.1)
+    assert stale.closed
 
 
 def test_a_client_that_is_no_longer_heard_makes_room(
