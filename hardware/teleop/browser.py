@@ -11,6 +11,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -25,11 +26,11 @@ from hardware.teleop.operator import GRIPPER_PER_S, STOPPED_BY_PERSON, Jogger, V
 from hardware.types import HardwareError, Observation, RobotSpec
 
 SILENT_S = 0.3  # a page speaks twenty times a second; one that says nothing for so long moves nothing
-SEAT_S = 3.0  # and after that another may take over
+LATE_S = 0.5  # one whose newest word from us is older moves nothing: a round trip of about 0.4 s is let through
+SEAT_S = 3.0  # whoever said nothing for so long has left the seat
 MESSAGE_BYTES = 300
 WORDS = (*get_args(Verdict), "stop")
-DRIFT = 1e-3  # s per s: two clocks part by no more
-_FIELDS = {"hold", "x", "y", "z", "turn", "grip", "word", "at"}
+_FIELDS = {"hold", "x", "y", "z", "turn", "grip", "word", "heard"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Message:
     hold: bool
     wish: tuple[float, float, float, float, float]
     word: str | None = None
-    at: float | None = None  # when it was said, by the page's own clock [s]
+    heard: float | None = None  # the newest of our times [s] that the page knew: it was said no earlier
 
     @staticmethod
     def read(text: str | bytes) -> Message:
@@ -56,23 +57,23 @@ class Message:
         values = [given.get(name, 0.0) for name in ("x", "y", "z", "turn", "grip")]
         if not all(type(value) in (int, float) and -1.0 <= value <= 1.0 for value in values):
             raise ValueError("x, y, z, turn, grip: -1 to 1")
-        at = given.get("at")
-        if at is not None and not (type(at) in (int, float) and 0.0 <= at <= 1e9):
-            raise ValueError("at: seconds, 0 to 1e9")
+        heard = given.get("heard")
+        if heard is not None and not (type(heard) in (int, float) and 0.0 <= heard <= 1e9):
+            raise ValueError("heard: seconds, 0 to 1e9")
         x, y, z, turn, grip = map(float, values)
-        return Message(hold, (x, y, z, turn, grip), word, at)
+        return Message(hold, (x, y, z, turn, grip), word, heard)
 
 
 class Seat:
     """One client moves the robot, the others watch. Whoever takes the seat begins with nothing held.
 
-    `hold` stays what it was said to be last: a lost connection lets go of nothing, it only moves nothing. What came late, on a line that
-    grew slow, was said as much earlier as it took longer than the quickest message before it.
+    `hold` stays what it was said to be last: a lost connection lets go of nothing, it only moves nothing. Times are of one clock, ours:
+    a page says back the newest that it heard of, and is taken to have spoken then. One that heard of none moves nothing.
     """
 
     def __init__(self) -> None:
-        self.hold, self._wish, self._heard = False, (0.0,) * 5, -math.inf
-        self._said, self._ahead = -math.inf, math.inf  # when the newest message was said, and how far our clock is ahead of the page's [s]
+        self.hold, self._wish = False, (0.0,) * 5
+        self._said = self._came = -math.inf  # the newest message: said no earlier, and here, at [s]
         self._client: object | None = None
         self._words: deque[tuple[float, Verdict]] = deque(maxlen=16)
         self._lock = threading.Lock()
@@ -80,23 +81,17 @@ class Seat:
     def hear(self, client: object, message: Message, now: float) -> bool:
         """True: it has the seat. now: [s]."""
         with self._lock:
+            if now - self._came > SEAT_S:  # its own page, too, lets go first: it may have slept with a key down
+                self._client = None
             if client is not self._client:
-                vacant = self._client is None or now - self._heard > SEAT_S
-                if not vacant or message.hold:
+                if self._client is not None or message.hold:
                     return False
-                self._client, self._ahead = client, math.inf
-            self._said = self._time_of(message, now)
-            self.hold, self._wish, self._heard = message.hold, message.wish, now
+                self._client = client
+            self._said, self._came = -math.inf if message.heard is None else min(message.heard, now), now
+            self.hold, self._wish = message.hold, message.wish
             if message.word not in (None, "stop"):  # a stop is no word of an episode's: Browser hears it from everybody
                 self._words.append((self._said, cast(Verdict, message.word)))
             return True
-
-    def _time_of(self, message: Message, now: float) -> float:
-        """When it was said, by our clock, if the quickest message took no time."""
-        if message.at is None:
-            return now
-        self._ahead = min(now - message.at, self._ahead + DRIFT * (now - self._heard))
-        return message.at + self._ahead
 
     def leave(self, client: object) -> None:
         with self._lock:
@@ -104,13 +99,13 @@ class Seat:
                 self._client = None
 
     def wish(self, now: float) -> np.ndarray:
-        """(5,): x, y, z, turn, grip; zeros unless somebody holds on and was heard of lately."""
+        """(5,): x, y, z, turn, grip; zeros unless somebody holds on, was heard of lately and is not too far away."""
         with self._lock:
-            fresh = self.hold and self._client is not None and now - self._said <= SILENT_S
-            return np.array(self._wish if fresh else (0.0,) * 5)
+            fresh = now - self._came <= SILENT_S and now - self._said <= LATE_S
+            return np.array(self._wish if fresh and self.hold and self._client is not None else (0.0,) * 5)
 
     def words(self) -> list[tuple[float, Verdict]]:
-        """Heard since the last call, and when they were said."""
+        """Heard since the last call, and when they were said, at the earliest."""
         with self._lock:
             said = list(self._words)
             self._words.clear()
@@ -119,6 +114,9 @@ class Seat:
 
 class Browser(Jogger):
     """Nothing moves, the gripper neither, unless a finger or a key is down on the page of the client that has the seat.
+
+    A word counts, however late it comes, if its page had heard from us since the reset when it was said; within about a round trip of
+    the reset none does. A stop always counts, and from everybody.
 
     The address holds a secret: whoever knows it may drive. It is not encrypted; use it in a network that you trust, or through ssh.
     """
@@ -140,7 +138,7 @@ class Browser(Jogger):
         :8642/stream. keys: episode keys typed in the terminal as well, where there is one."""
         super().__init__(spec, NoKeys() if keys is None else keys)
         self._stop, self._host, self._port, self._clock = stop, host, port, clock
-        self._period_s, self._turn, self._began = 1.0 / spec.rate_hz, 0.0, -math.inf
+        self._period_s, self._turn, self._began = 1.0 / spec.rate_hz, 0.0, clock()
         self._secret = secrets.token_urlsafe(12)
         page = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
         self._page = page.replace('"{camera}"', json.dumps(camera))
@@ -167,7 +165,6 @@ class Browser(Jogger):
 
     def reset(self) -> None:
         super().reset()
-        self.seat.words()
         self._began = self._clock()  # what was said before means nothing, however late it comes
 
     def step_m(self, observation: Observation, pressed: list[str]) -> np.ndarray:
@@ -213,18 +210,18 @@ class Browser(Jogger):
         return response
 
     def _talk(self, client: Any) -> None:
+        """Answers every message: whether it has the seat, the time [s], and how late it was [s], 0 where that is soon enough."""
         from websockets.exceptions import ConnectionClosed
 
-        moves: bool | None = None
         try:
             for text in client:
-                message = Message.read(text)
+                message, now = Message.read(text), self._clock()
                 if message.word == "stop":
                     self._stop(STOPPED_BY_PERSON)
-                now_moves = self.seat.hear(client, message, self._clock())
-                if now_moves is not moves:
-                    moves = now_moves
-                    client.send(json.dumps({"moves": moves}))
+                late = 0.0 if message.heard is None else now - message.heard
+                answer = {"moves": self.seat.hear(client, message, now), "now": now, "late": round(late, 1) if late > LATE_S else 0}
+                with suppress(ConnectionClosed):  # what it said before it left is heard all the same: it may be a stop
+                    client.send(json.dumps(answer))
         except ValueError as error:
             client.close(1008, str(error))
         except ConnectionClosed:

@@ -287,13 +287,21 @@ def test_a_page_moves_the_tool_of_an_arm(tmp_path: Path) -> None:
         address = re.search(r"drive at (http\S+)", verb.said)
         assert address is not None
         with client.connect(address[1].replace("http", "ws", 1) + "ws") as page:
-            page.send(json.dumps({"hold": False}))
-            assert json.loads(page.recv(10)) == {"moves": True}
+            heard: dict[str, float] = {}
+
+            def say(**message: object) -> None:
+                page.send(json.dumps({**heard, **message}))
+                answer = json.loads(page.recv(10))
+                assert answer["moves"] is True
+                heard["heard"] = answer["now"]
+
+            say(hold=False)
             verb.until(lambda: bool(np.abs(double.panel.q - HOME).max() < 0.05), lambda: None)
             before = verb.tool()
-            finger = json.dumps({"hold": True, "y": -0.8, "z": 0.5, "grip": -1})
-            verb.until(lambda: bool(verb.tool()[1] < before[1] - 0.03 and double.panel.gripper < 0.2), lambda: page.send(finger))
-            page.send(json.dumps({"hold": False, "word": "failure"}))
+            say(hold=False)
+            finger = partial(say, hold=True, y=-0.8, z=0.5, grip=-1)
+            verb.until(lambda: bool(verb.tool()[1] < before[1] - 0.03 and double.panel.gripper < 0.2), finger)
+            say(hold=False, word="failure")
             episode = verb.episode()
     assert not episode.success and episode.meta["operator"] == "browser" and (episode.source == Source.HUMAN).all()
     assert episode.state["ee_pos"][-1, 2] > before[2] + 0.01 and not episode.action[-1, :3].any()

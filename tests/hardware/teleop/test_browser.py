@@ -7,6 +7,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hardware.teleop import browser as module
-from hardware.teleop.browser import MESSAGE_BYTES, SEAT_S, SILENT_S, WORDS, Browser, Message, Seat
+from hardware.teleop.browser import LATE_S, MESSAGE_BYTES, SEAT_S, SILENT_S, WORDS, Browser, Message, Seat
 from hardware.teleop.operator import GRIPPER_PER_S
 from hardware.teleop.qr import qr
 from hardware.testing import PilotContract
@@ -35,6 +36,7 @@ ACTION = ArraySpec(
 )
 SPEC = RobotSpec("arm", {}, {}, ACTION, "ee_delta", 10.0)
 NOW = Observation(0.0, {}, {})
+FAR = (1.0, 0.0, 0.0, 0.0, 0.0)
 
 
 class Clock:
@@ -61,28 +63,31 @@ def pilot(clock: Clock, stops: list[str]) -> Iterator[Browser]:
         yield pilot
 
 
+class Page:
+    """Says back the newest time that it heard, as a page does."""
+
+    def __init__(self, line: ClientConnection) -> None:
+        self.line, self.heard = line, {}
+
+    def say(self, **message: object) -> bool:
+        """Whether it moves the robot: answered when the pilot has heard it."""
+        self.line.send(json.dumps({"hold": False, **self.heard, **message}))
+        self.answer = json.loads(self.line.recv(5))
+        self.heard = {"heard": self.answer["now"]}
+        return self.answer["moves"]
+
+
+@contextmanager
+def opened(pilot: Browser) -> Iterator[Page]:
+    with connect(pilot.url.replace("http", "ws", 1) + "ws") as line:
+        yield Page(line)
+
+
 @pytest.fixture
-def page(pilot: Browser) -> Iterator[ClientConnection]:
+def page(pilot: Browser) -> Iterator[Page]:
     with opened(pilot) as page:
-        assert say(page) is True
+        assert page.say() is True
         yield page
-
-
-def opened(pilot: Browser) -> ClientConnection:
-    return connect(pilot.url.replace("http", "ws", 1) + "ws")
-
-
-def say(page: ClientConnection, **message: object) -> bool:
-    """Whether the page moves the robot, as it is told in answer to its first message."""
-    page.send(json.dumps({"hold": False, **message}))
-    return json.loads(page.recv(5))["moves"]
-
-
-def tell(pilot: Browser, page: ClientConnection, **message: object) -> None:
-    """Until it has arrived."""
-    expected = Message.read(json.dumps(message))
-    page.send(json.dumps(message))
-    until(lambda: pilot.seat.hold == expected.hold and (not expected.hold or pilot.seat._wish == expected.wish))
 
 
 class TestContract(PilotContract):
@@ -93,142 +98,179 @@ class TestContract(PilotContract):
 # Moving ---------------------------------------------------------------------------------------------------------------
 
 
-def test_touched_it_moves_in_the_robots_units_and_let_go_of_it_holds(pilot: Browser, page: ClientConnection) -> None:
-    tell(pilot, page, hold=True, x=0.5, y=-1, z=0.25, turn=-1)
+def test_touched_it_moves_in_the_robots_units_and_let_go_of_it_holds(pilot: Browser, page: Page) -> None:
+    page.say(hold=True, x=0.5, y=-1, z=0.25, turn=-1)
     command = pilot.decide(NOW)
     np.testing.assert_allclose(command.action, [0.01, -STEP, 0.005, 0, 0, -TURN, 1.0], atol=1e-7)
     assert command.source is Source.HUMAN and pilot.holds
-    tell(pilot, page, hold=False)
+    page.say(hold=False)
     assert not pilot.decide(NOW).action[:6].any() and not pilot.holds
 
 
-def test_without_the_deadman_nothing_moves_nor_the_gripper(pilot: Browser, page: ClientConnection) -> None:
-    tell(pilot, page, hold=True)
-    tell(pilot, page, hold=False, x=1, grip=-1, turn=1)
+def test_without_the_deadman_nothing_moves_nor_the_gripper(pilot: Browser, page: Page) -> None:
+    page.say(hold=True)
+    page.say(hold=False, x=1, grip=-1, turn=1)
     np.testing.assert_allclose(pilot.decide(NOW).action, [0, 0, 0, 0, 0, 0, 1.0])
 
 
-def test_the_gripper_goes_at_its_rate_and_stays(pilot: Browser, page: ClientConnection) -> None:
-    tell(pilot, page, hold=True, grip=-1)
+def test_the_gripper_goes_at_its_rate_and_stays(pilot: Browser, page: Page) -> None:
+    page.say(hold=True, grip=-1)
     openings = [float(pilot.decide(NOW).action[-1]) for _ in range(3)]
     np.testing.assert_allclose(openings, 1 - GRIPPER_PER_S / 10 * np.array([1, 2, 3]), atol=1e-6)
-    tell(pilot, page, hold=False)
+    page.say(hold=False)
     assert pilot.decide(NOW).action[-1] == pytest.approx(openings[-1])
 
 
-def test_silent_it_holds_and_goes_on_when_heard_again(pilot: Browser, page: ClientConnection, clock: Clock) -> None:
-    tell(pilot, page, hold=True, x=1)
+def test_silent_it_holds_and_goes_on_when_heard_again(pilot: Browser, page: Page, clock: Clock) -> None:
+    page.say(hold=True, x=1)
     clock.now += SILENT_S - 0.01
     assert pilot.decide(NOW).action[0] > 0
     clock.now += 0.02
     assert not pilot.decide(NOW).action[:6].any()
     assert pilot.holds, "nobody let go"
-    tell(pilot, page, hold=True, x=0.5)
+    page.say(hold=True, x=0.5)
     assert pilot.decide(NOW).action[0] > 0
 
 
-def test_what_comes_late_on_a_line_that_grew_slow_moves_nothing() -> None:
-    """The page's clock began 7 s before ours; the finger went up at 9.5, of which nobody here has heard yet."""
-    seat, far = Seat(), (1.0, 0.0, 0.0, 0.0, 0.0)
-    seat.hear("page", Message(False, (0.0,) * 5, at=8.0), 1.05)
-    for said, came in ((9.0, 2.02), (9.05, 2.2), (9.1, 2.35)):
-        assert seat.hear("page", Message(True, far, at=said), came)
-        assert seat.wish(came).any(), "up to 0.3 s behind the quickest"
-    for said, came in ((9.15, 2.6), (9.2, 2.9), (9.25, 3.2)):
-        seat.hear("page", Message(True, far, at=said), came)
-        assert not seat.wish(came).any() and seat.hold
-    seat.hear("page", Message(True, far, at=10.2), 3.25)
-    assert seat.wish(3.25).any(), "the line is quick again"
+@pytest.mark.parametrize(("delay_s", "moves"), [(0.0, True), (0.05, True), (0.24, True), (0.26, False), (3.0, False)])
+def test_a_page_too_far_away_moves_nothing_though_it_speaks_constantly(delay_s: float, moves: bool) -> None:
+    """Everything it says, and everything it hears, takes delay_s."""
+    seat, moved = Seat(), []
+    for said in np.arange(0.0, 10.0, 0.05):
+        heard = said - delay_s if said > 2 * delay_s else None  # when the answer was given that has just come
+        assert seat.hear("page", Message(said > 0, FAR, heard=heard), said + delay_s)
+        moved.append(seat.wish(said + delay_s).any())
+    assert seat.hold and moved[-1] == moves and any(moved) == moves
 
 
-def test_clocks_that_part_slowly_are_no_slow_line() -> None:
+def test_a_line_that_grows_slow_moves_nothing_until_it_is_quick_again() -> None:
     seat = Seat()
-    for tick in range(20 * 3600):
-        at, now = tick / 20, tick / 20 * (1 + 2e-4)  # 0.7 s in an hour
-        seat.hear("page", Message(tick > 0, (1.0,) * 5, at=at), now)
-    assert seat.wish(now).any()
+    seat.hear("page", Message(False, FAR), 10.0)
+    for heard, now, moves in ((10.0, 10.1, True), (10.1, 10.55, True), (10.1, 10.65, False), (10.1, 12.0, False), (12.0, 12.1, True)):
+        seat.hear("page", Message(True, FAR, heard=heard), now)
+        assert seat.wish(now).any() == moves and seat.hold
+    assert seat.wish(12.1 + SILENT_S - 0.01).any() and not seat.wish(12.1 + SILENT_S + 0.01).any(), "silent"
 
 
-def test_lost_it_holds_at_once_and_lets_go_of_nothing(pilot: Browser, page: ClientConnection) -> None:
-    tell(pilot, page, hold=True, x=1)
+def test_a_page_that_heard_nothing_yet_moves_nothing() -> None:
+    seat = Seat()
+    seat.hear("page", Message(False, FAR), 10.0)
+    seat.hear("page", Message(True, FAR), 10.0)
+    assert seat.hold and not seat.wish(10.0).any()
+
+
+def test_a_time_to_come_is_now() -> None:
+    seat = Seat()
+    seat.hear("page", Message(False, FAR), 10.0)
+    seat.hear("page", Message(True, FAR, "success", heard=99.0), 10.0)
+    assert seat.wish(10.0).any() and not seat.wish(10.0 + SILENT_S + 0.01).any()
+    assert seat.words() == [(10.0, "success")]
+
+
+def test_a_page_is_told_the_time_and_how_late_it_is(page: Page, clock: Clock) -> None:
+    assert page.answer == {"moves": True, "now": clock.now, "late": 0}
+    clock.now += LATE_S
+    page.say(hold=True)
+    assert page.answer == {"moves": True, "now": clock.now, "late": 0}
+    clock.now += 0.84
+    page.say(hold=True)
+    assert page.answer == {"moves": True, "now": clock.now, "late": 0.8}
+
+
+def test_lost_it_holds_at_once_and_lets_go_of_nothing(pilot: Browser, page: Page) -> None:
+    page.say(hold=True, x=1)
     assert pilot.decide(NOW).action[0] > 0
-    page.socket.close()  # the phone left the network
+    page.line.socket.close()  # the phone left the network
     until(lambda: pilot.seat._client is None)
     assert not pilot.decide(NOW).action[:6].any()
     assert pilot.holds
     with opened(pilot) as again:  # a page that comes back has let go
-        assert say(again)
+        assert again.say()
         pilot.decide(NOW)
         assert not pilot.holds
 
 
-def test_words_end_episodes_and_those_of_before_mean_nothing(pilot: Browser, page: ClientConnection) -> None:
+def test_words_end_episodes_and_those_of_before_mean_nothing(pilot: Browser, page: Page, clock: Clock) -> None:
     for word in ("success", "failure", "discard", "quit"):
-        tell(pilot, page, hold=True, x=1)
-        page.send(json.dumps({"word": word, "hold": True, "x": 1}))
-        until(lambda: len(pilot.seat._words) > 0)
+        page.say(hold=True, x=1)
+        page.say(word=word, hold=True, x=1)
         assert not pilot.decide(NOW).action[:6].any(), "the last row must not move"
         assert pilot.verdict == word
-        page.send(json.dumps({"word": "quit"}))
-        until(lambda: len(pilot.seat._words) > 0)
+        page.say(word="quit")
+        clock.now += 1.0
         pilot.reset()
         pilot.decide(NOW)
         assert pilot.verdict is None
+        page.say()
 
 
-def test_a_word_that_comes_late_is_not_of_the_next_episode(pilot: Browser, clock: Clock) -> None:
-    seat = pilot.seat
-    seat.hear("page", Message(False, (0.0,) * 5, at=1.0), clock.now)
-    seat.hear("page", Message(False, (0.0,) * 5, "success", at=1.1), clock.now + 0.1)
-    pilot.decide(NOW)
-    assert pilot.verdict == "success"
-    clock.now += 6.0
+@pytest.mark.parametrize(
+    ("heard", "verdict"), [(None, None), (99.9, None), (106.0, "failure"), (107.0, "failure"), (1e9, "failure")], ids=str
+)
+def test_a_word_is_of_this_episode_if_its_page_had_heard_of_it(pilot: Browser, clock: Clock, heard: float, verdict: str | None) -> None:
+    """The other: a second tap, say, on a line that stalled. One that comes late, but was said since, is heard: a page on a slow line."""
+    clock.now = 106.0
     pilot.reset()
-    seat.hear("page", Message(False, (0.0,) * 5, "success", at=1.2), clock.now + 0.01)  # the second tap, on a line that stalled
+    pilot.seat.hear("page", Message(False, FAR, "failure", heard), 120.0)
+    pilot.decide(NOW)
+    assert pilot.verdict == verdict
+
+
+def test_before_the_first_reset_a_word_without_a_time_means_nothing(clock: Clock) -> None:
+    pilot = Browser(SPEC, print, clock=clock)
+    pilot.seat.hear("page", Message(False, FAR, "quit"), clock.now)
     pilot.decide(NOW)
     assert pilot.verdict is None
-    seat.hear("page", Message(False, (0.0,) * 5, "failure", at=7.2), clock.now + 0.2)
-    pilot.decide(NOW)
-    assert pilot.verdict == "failure"
 
 
-def test_a_stop_stops_the_robot_from_whichever_page_and_waits_for_no_decision(
-    pilot: Browser, page: ClientConnection, stops: list[str]
-) -> None:
+def test_a_stop_stops_the_robot_from_whichever_page_and_waits_for_no_decision(pilot: Browser, page: Page, stops: list[str]) -> None:
     """The pilot may be thinking, or the robot on its way home."""
     with opened(pilot) as other:
-        assert not say(other, word="stop")
-        until(lambda: stops == ["operator"])
-        page.send('{"word": "stop"}')
-        until(lambda: stops == ["operator"] * 2)
+        assert not other.say(word="stop")
+        assert stops == ["operator"]
+        page.say(word="stop", heard=0.0)
+        assert stops == ["operator"] * 2, "however old it is"
         pilot.reset()
         pilot.decide(NOW)
         assert (stops, pilot.verdict) == (["operator"] * 2, None)
 
 
+def test_what_a_page_said_before_it_left_is_heard(pilot: Browser, stops: list[str]) -> None:
+    """It can no longer be answered."""
+
+    class Gone(list[str]):
+        def send(self, text: str) -> None:
+            raise ConnectionClosed(None, None)
+
+    pilot._talk(Gone(['{"hold": false}', '{"word": "stop"}']))
+    assert stops == ["operator"]
+
+
 # Who -----------------------------------------------------------------------------------------------------------------
 
 
-def test_one_moves_the_others_watch_until_the_seat_is_free(pilot: Browser, page: ClientConnection, clock: Clock) -> None:
+def test_one_moves_the_others_watch_until_the_seat_is_free(pilot: Browser, page: Page, clock: Clock) -> None:
     with opened(pilot) as other:
-        assert not say(other, x=1, hold=True)
-        other.send('{"word": "success"}')
-        tell(pilot, page, hold=True, x=0.5)
+        assert not other.say(x=1, hold=True)
+        assert not other.say(word="success")
+        page.say(hold=True, x=0.5)
         assert pilot.decide(NOW).action[0] == pytest.approx(0.5 * STEP)
         assert pilot.verdict is None
         clock.now += SEAT_S + 0.1
-        assert say(other), "who has said nothing for so long has no seat"
-        tell(pilot, other, hold=True, x=1)
+        assert not page.say(hold=True), "who has said nothing for so long has no seat, and may have slept with a finger down"
+        assert pilot.holds, "nobody let go"
+        assert other.say()
+        other.say(hold=True, x=1)
         assert pilot.decide(NOW).action[0] == pytest.approx(STEP)
 
 
 def test_whoever_takes_the_seat_begins_with_nothing_held() -> None:
-    seat, held, released = Seat(), Message(True, (1.0, 1.0, 1.0, 1.0, 1.0)), Message(False, (0.0, 0.0, 0.0, 0.0, 0.0))
-    assert not seat.hear("a", held, 0.0) and not seat.wish(0.0).any()
-    assert seat.hear("a", released, 0.1) and seat.hear("a", held, 0.2)
+    seat, released = Seat(), Message(False, FAR)
+    assert not seat.hear("a", Message(True, FAR, heard=0.0), 0.0) and not seat.wish(0.0).any()
+    assert seat.hear("a", released, 0.1) and seat.hear("a", Message(True, FAR, heard=0.1), 0.2)
     assert not seat.hear("b", released, 0.3)
     seat.leave("b")
-    assert seat.wish(0.4).all()
+    assert seat.wish(0.4).any()
 
 
 def test_the_page_is_there_for_who_knows_the_secret_only(pilot: Browser) -> None:
@@ -250,15 +292,15 @@ def test_the_page_is_there_for_who_knows_the_secret_only(pilot: Browser) -> None
 
 def test_what_no_page_of_ours_says_is_the_end_of_a_connection_and_holds(pilot: Browser) -> None:
     bad = ["nonsense", "[1]", "7", '{"x": NaN, "hold": true}', '{"x": 1e999}', '{"x": 2}', '{"x": true}', '{"x": "1"}', '{"hold": 1}']
-    bad += ['{"at": -1}', '{"at": "1"}', '{"at": 1e10}']
+    bad += ['{"heard": -1}', '{"heard": "1"}', '{"heard": 1e10}', '{"heard": true}', '{"heard": NaN}', '{"at": 1}']
     bad += ['{"word": "jump"}', '{"speed": 1}', '{"word": ["stop"]}', '{"hold": false, "pad": "' + "x" * MESSAGE_BYTES + '"}']
     for text in bad:
         with opened(pilot) as page:
-            assert say(page)
-            tell(pilot, page, hold=True, x=1)
-            page.send(text)
+            assert page.say()
+            page.say(hold=True, x=1)
+            page.line.send(text)
             with pytest.raises(ConnectionClosed) as closed:
-                page.recv(5)
+                page.line.recv(5)
             assert closed.value.rcvd is not None and closed.value.rcvd.code in (1008, 1009), text
         until(lambda: pilot.seat._client is None)
         assert not pilot.decide(NOW).action[:6].any()

@@ -25,7 +25,7 @@ globalThis.document = { hidden: false, getElementById: element, addEventListener
   ({ ".pad": pads, "[data-hold]": holds, "[data-word]": words, ".down": [] })[which] };
 globalThis.location = { href: "http://phone:1/secret/", hostname: "phone" };
 globalThis.addEventListener = (name, f) => on[name] = f;
-globalThis.setInterval = () => {};
+globalThis.setInterval = again => on.tick = again;
 globalThis.WebSocket = class { static OPEN = 1; readyState = 1; bufferedAmount = 0;
   constructor(url) { sent.push(url); lines.push(this); } send(text) { sent.push(text); } };
 const key = (name, down = true) => on[down ? "keydown" : "keyup"]({ key: name, preventDefault() {}, target: null });
@@ -40,11 +40,15 @@ key("c"); key("Escape"); key("c", false);
 const line = lines[0];
 line.bufferedAmount = 2000; key("u"); key("u", false); elements.stop.onpointerdown(); line.bufferedAmount = 0;
 line.readyState = 3; words[0].onclick(); elements.stop.onpointerdown(); line.readyState = 1; line.onopen(); line.onopen();
-console.log(JSON.stringify(sent));
+const said = [];
+for (const [moves, now, late] of [[true, 7.25, 0], [true, 7.5, 0.8], [false, 9, 0]]) {
+  line.onmessage({ data: JSON.stringify({ moves, now, late }) }); said.push(elements.say.textContent); on.tick();
+}
+console.log(JSON.stringify([said, ...sent]));
 """
 
 
-def test_what_keys_and_fingers_send() -> None:
+def test_what_keys_and_fingers_send_and_what_is_said_back() -> None:
     page = Path(browser.__file__).with_suffix(".html").read_text(encoding="utf-8")
     script = re.search(r"<script>(.*)</script>", page, re.DOTALL)
     assert script is not None
@@ -56,12 +60,12 @@ def test_what_keys_and_fingers_send() -> None:
         timeout=60,
     )
     assert not done.stderr
-    url, *texts = json.loads(done.stdout)
+    said, url, *texts = json.loads(done.stdout)
     assert url == "ws://phone:1/secret/ws"
     told = [Message.read(text) for text in texts]
-    times = [m.at for m in told if m.at is not None]
-    assert len(times) == len(told) and times == sorted(times)
-    assert [(m.hold, m.wish, m.word) for m in told] == [
+    assert [m.heard for m in told] == [None] * (len(told) - 3) + [7.25, 7.5, 9.0]
+    assert said[:2] == ["you move the robot", "the line is slow (0.8 s): nothing moves"] and said[2].startswith("you watch")
+    assert [(m.hold, m.wish, m.word) for m in told[:-3]] == [
         (True, (0.5, 0, 0, 0, 0), None),
         (True, (0.5, 0, 0.5, 0, 0), None),
         (True, (0, 0, 0.5, 0, 0), None),
