@@ -6,6 +6,7 @@ import contextlib
 import math
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -19,6 +20,7 @@ from hardware.types import HardwareError
 ANSWER_S = 2.0  # a request that takes no longer by itself
 HELLO_S = 10.0  # a server that is just starting, or busy
 BEAT_S = 0.25
+BEATS = 20  # so many without an answer, and nobody is there to wait for
 
 
 class NoAnswer(HardwareError):
@@ -43,6 +45,7 @@ class Client:
         self._requests, self._urgent = _Line(address, keys), _Line(address, keys)
         self._ends = threading.Event()
         self._beats: threading.Thread | None = None
+        self._unheard = 0  # beats
 
     @property
     def is_open(self) -> bool:
@@ -56,6 +59,7 @@ class Client:
         """Be the one client; what is served there. Raises HardwareError: another one is."""
         facts = self.hello(within_s)
         self._token = self._ask(self._requests, "open", [], ANSWER_S)
+        self._unheard = 0
         if self._beats is None:
             self._ends.clear()
             self._beats = threading.Thread(target=self._beat, daemon=True, name=f"beats to {self.address}")
@@ -85,15 +89,20 @@ class Client:
 
     def _beat(self) -> None:
         while not self._ends.wait(BEAT_S):
-            if self._token:
-                self._urgent.tell("beat", self._token)
+            if self._token:  # beats are counted, not seconds: a process that stood still has missed nothing
+                self._unheard = 1 if self._urgent.tell("beat", self._token) else self._unheard + 1
+
+    def _gone(self) -> bool:
+        return bool(self._token) and self._unheard > BEATS
 
     def _ask(self, line: _Line, what: str, arguments: list[Any], within_s: float) -> Any:
-        answer = line.ask(what, self._token, arguments, within_s)
+        began = monotonic()
+        answer = line.ask(what, self._token, arguments, within_s, self._gone)
         if answer is None:
+            self._unheard = 0
             if line is self._requests:
                 self._urgent.close()  # as stale; the next beat goes by a new one
-            raise NoAnswer(f"{self.address}: `{what}` got no answer in {within_s:g} s; {self._why()}")
+            raise NoAnswer(f"{self.address}: `{what}` got no answer in {min(monotonic() - began, within_s):.3g} s; {self._why()}")
         status, value = answer
         if status == "lost":
             self._token = ""
@@ -120,8 +129,8 @@ class _Line:
         self._lock, self._number = threading.Lock(), 0
         self._socket: Any = None
 
-    def ask(self, what: str, token: str, arguments: list[Any], within_s: float) -> tuple[str, Any] | None:
-        """(status, value); None: no answer in time."""
+    def ask(self, what: str, token: str, arguments: list[Any], within_s: float, gone: Callable[[], bool]) -> tuple[str, Any] | None:
+        """(status, value); None: no answer in time, or nobody there any more."""
         with self._lock:
             self._number += 1
             ends = monotonic() + within_s
@@ -129,21 +138,24 @@ class _Line:
                 line = self._opened()
                 line.sndtimeo = math.ceil(1000 * within_s)
                 line.send(pack([self._number, what, token, arguments]))
-            while (left := ends - monotonic()) > 0 and self._socket.poll(1000 * left):
+            while (left := ends - monotonic()) > 0 and not gone():
+                if not self._socket.poll(1000 * min(left, BEAT_S)):
+                    continue
                 number, status, value = _answer(self._socket.recv())
                 if number in (self._number, 0):  # 0: the server could not read the question
                     return status, value
             self._drop()
         return None
 
-    def tell(self, what: str, token: str) -> None:
-        """Without an answer; nothing is said where the last words did not get away."""
-        zmq = library("zmq")
+    def tell(self, what: str, token: str) -> bool:
+        """Without waiting; nothing is said where the last words did not get away. True: something was answered since the last time."""
+        zmq, heard = library("zmq"), False
         with self._lock, contextlib.suppress(zmq.Again):
             line = self._opened()
             while line.poll(0):
-                line.recv()  # of beats that nobody knows us by
+                heard = bool(line.recv())
             line.send(pack([0, what, token, []]), zmq.NOBLOCK)
+        return heard
 
     def close(self) -> None:
         with self._lock:

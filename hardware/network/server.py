@@ -182,19 +182,18 @@ class Server:
             return
         else:
             self._heard = monotonic()
-            if job.what == "beat":
-                return
             if job.what == "close":
                 self._leave("closed", job)
                 return
-            if job.what != "urge":
+            if job.what not in ("beat", "urge"):
                 if self._jobs.qsize() >= _WAITING:
                     raise HardwareError(f"{_WAITING} requests are waiting")
                 self._jobs.put(job)
                 return
-            if [type(part) for part in job.arguments] != [str]:
-                raise HardwareError("expected a reason")
-            self.service.urge(job.arguments[0][:200])
+            if job.what == "urge":
+                if [type(part) for part in job.arguments] != [str]:
+                    raise HardwareError("expected a reason")
+                self.service.urge(job.arguments[0][:200])
         self._send([job.sender, pack([job.number, "ok", answer])])
 
     def _hello(self, arguments: list[Any]) -> dict[str, Any]:

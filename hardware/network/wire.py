@@ -10,7 +10,7 @@ import numpy as np
 from hardware.network import library
 from hardware.types import HardwareError
 
-VERSION = 1  # grows when an older side would misunderstand
+VERSION = 2  # grows when an older side would misunderstand
 LIMIT = 64 * 2**20  # bytes of one message: a history of several cameras fits
 _ARRAY = 1  # MessagePack's extension type of ours
 _DTYPES = ("|b1", "|u1", "<i4", "<i8", "<f4", "<f8")

@@ -106,9 +106,8 @@ class TestFakeBehindASocket(RobotContract):
                 said = []
             message = pack([number, str(what), token, said])
             line.send(message if rng.random() > 0.05 else bytes(rng.permutation(list(message))))
-            while what not in ("beat", "urge") and line.poll(1000):
-                assert unpack(line.recv())[1] in ("ok", "refused", "lost")
-                break
+            assert line.poll(10_000)
+            assert unpack(line.recv())[1] in ("ok", "refused", "lost")
 
 
 SERVER = """

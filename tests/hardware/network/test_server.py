@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hardware.network import keys, server, wire
 from hardware.network.client import Client, NoAnswer
 from hardware.network.keys import ClientKeys, ServerKeys
 from hardware.network.server import Server
-from hardware.network.wire import pack, unpack
+from hardware.network.wire import VERSION, pack, unpack
 from hardware.types import HardwareError
 from tests.hardware.network.serving import ANYWHERE, served
 
@@ -159,7 +160,7 @@ def test_without_curve_nothing_is_said(place: tuple[str, Path, list[str]]) -> No
     line.linger, line.sndtimeo = 0, 300
     line.connect(place[0])
     with suppress(zmq.Again):  # as soon as they have failed to shake hands nothing gets away
-        line.send(pack([1, "hello", "", [1, "echo"]]))
+        line.send(pack([1, "hello", "", [VERSION, "echo"]]))
     assert line.poll(300) == 0
     line.close()
 
@@ -204,14 +205,14 @@ def test_a_place_that_is_taken(place: tuple[str, Path, list[str]], echo: Echo, t
     [
         ([b"\xc1"], "not one of ours"),
         ([b""], "not one of ours"),
-        ([pack([1, "hello", "", [1, "echo"]]), b"more"], "2 frames; expected 1"),
+        ([pack([1, "hello", "", [VERSION, "echo"]]), b"more"], "2 frames; expected 1"),
         ([pack({"a": 1})], "not one of ours; expected"),
         ([pack([True, "hello", "", []])], "not one of ours; expected"),
-        ([pack([1, "hello", "", [2, "echo"]])], "it speaks version 2, this server version 1"),
+        ([pack([1, "hello", "", [1, "echo"]])], "it speaks version 1, this server version 2"),
         ([pack([1, "hello", "", []])], "it speaks version None"),
         ([pack([1, "hello", "", [np.array([1, 2]), "echo"]])], "it speaks version None"),
-        ([pack([1, "hello", "", [1, np.array([1, 2])]])], "it speaks version None"),
-        ([pack([1, "hello", "", [1, "robot"]])], "it came for a 'robot'; this server has a echo"),
+        ([pack([1, "hello", "", [VERSION, np.array([1, 2])]])], "it speaks version None"),
+        ([pack([1, "hello", "", [VERSION, "robot"]])], "it came for a 'robot'; this server has a echo"),
     ],
 )
 def test_what_is_no_request_is_refused_in_one_line(
@@ -283,7 +284,7 @@ def test_a_client_that_leaves_while_its_messages_wait_takes_nobody_along(
     monkeypatch.setattr(Server, "_hear", late)
     with raw(*place[:2]) as line:
         for _ in range(200):
-            line.send(pack([1, "hello", "", [1, "echo"]]))
+            line.send(pack([1, "hello", "", [VERSION, "echo"]]))
         time.sleep(0.5)
     time.sleep(ends - time.monotonic())
     client.open()
@@ -338,6 +339,24 @@ def test_beats_keep_a_client_that_has_nothing_to_ask(client: Client, echo: Echo,
     time.sleep(0.5)
     assert client.ask("any") == []
     assert echo.events == ["any"]
+
+
+def test_a_server_that_dies_is_not_waited_for_as_long_as_an_answer_may_take(
+    tmp_path: Path, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "BEAT_S", 0.02)
+    monkeypatch.setattr(client_module, "BEATS", 10)
+    keys.make(tmp_path / "keys")
+    with ThreadPoolExecutor(1) as pool:
+        with Server(echo, ANYWHERE, ServerKeys.load(tmp_path / "keys")) as server:  # nobody answers for it: the arm is on its way home
+            client = Client(server.address, tmp_path / "keys" / keys.CLIENT, "echo")
+            client.open()
+            asked = pool.submit(client.ask, "any", within_s=60.0)
+            time.sleep(0.6)
+            assert not asked.done()  # it lives, and is waited for
+        with pytest.raises(NoAnswer, match=r"`any` got no answer in \d\.?\d* s; nobody listens there"):
+            asked.result(10.0)
+    client.close()
 
 
 def test_a_server_that_was_started_anew_knows_nobody(tmp_path: Path, echo: Echo) -> None:
