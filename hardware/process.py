@@ -101,6 +101,8 @@ class ArmProcess:
             atexit.register(self.close)  # a program that ends without closing would wait for the process, and it for the program
         try:
             self.realtime = self.ask("connect", within_s=6 * ANSWER_S)
+            assert self._ring is not None
+            self._ring.hide()  # both have it by now
         except HardwareError:
             self.close()
             raise

@@ -52,8 +52,13 @@ class Ring:
                 return copied[:, 1:-1]
         raise HardwareError(f"ring {self.name}: overtaken by its writer {_ATTEMPTS} times; ask for fewer rows than {count}")
 
-    def close(self) -> None:
-        self._count = self._table = np.zeros((1, 1))
-        self._memory.close()
+    def hide(self) -> None:
+        """Nobody can find it by its name any more, and nothing is left of it once its last user is gone, however they went."""
         if self._created:
             self._memory.unlink()
+            self._created = False
+
+    def close(self) -> None:
+        self.hide()
+        self._count = self._table = np.zeros((1, 1))
+        self._memory.close()

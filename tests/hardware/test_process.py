@@ -193,6 +193,15 @@ def test_its_process_killed_is_an_error_here_and_no_hang() -> None:
     robot.close()
 
 
+def test_once_connected_nothing_has_a_name_that_a_kill_would_leave_behind() -> None:
+    robot = robot_of()
+    with robot:
+        name = robot.loop._ring.name  # pyright: ignore[reportAttributeAccessIssue]
+        assert not Path("/dev/shm", name.lstrip("/")).exists()
+        robot.reset(np.random.default_rng(0))
+        assert robot.loop.history(10)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 @pytest.mark.parametrize(
     ("how", "both"),
     [
