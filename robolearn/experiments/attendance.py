@@ -13,7 +13,6 @@ import hardware
 from hardware.robot import SafeRobot
 from hardware.teleop.keys import Keys, NoKeys, PassedKeys, TerminalKeys, UrgentKeys
 from hardware.teleop.operator import LEFT_STOPPED, STOPPED_BY_PERSON
-from hardware.types import Pilot
 from robolearn.core.errors import UserError
 from robolearn.experiments.devices import Device, Devices
 from robolearn.runtime.takeover import Interruptible, Takeover
@@ -24,11 +23,14 @@ SETTLE_S = 0.7  # an Enter counts only after so long without a key: nobody has r
 
 
 def require_terminal(takeover: Device | None, needed: bool = False) -> None:
-    """UserError for a device that needs the terminal where there is none, and, if a person is `needed`, where none could say a word."""
+    """UserError where there is no terminal, for a device whose person could not stop the robot without it, and, if a person is `needed`,
+    where none could say a word."""
     if sys.stdin.isatty():
         return
-    if takeover in ("keyboard", "leader"):
-        raise UserError(f"takeover: {takeover}: the input is not a terminal; valid without one: spacemouse, gamepad, browser")
+    if takeover is not None and takeover != "browser":
+        raise UserError(
+            f"takeover: {takeover}: the input is not a terminal, which has the STOP; valid without one: browser, whose page has it"
+        )
     if needed and takeover is None:
         raise UserError(
             "takeover: missing: only a person can say how an episode on this robot went, and the input is not a terminal; "
@@ -55,16 +57,19 @@ class Attendance:
         words = WATCHED_KEYS if self._operator is None else f"{self._operator.help} · {WATCHED_KEYS}"
         console.print(words if self.view is None else f"{words} · watch at {self.view.url}")
 
-    def around(self, pilot: Pilot) -> Watched:
-        """As rollout flies it. A pilot without plans that it could forget is watched only."""
-        if self._operator is not None and isinstance(pilot, Interruptible):
-            pilot = Takeover(pilot, self._operator, self.robot)
-        return Watched(pilot, self.robot, self._keys, self.view, self._others)
+    def around(self, pilot: Interruptible) -> Watched:
+        """As rollout flies it."""
+        flown = pilot if self._operator is None else Takeover(pilot, self._operator, self.robot)
+        return Watched(flown, self.robot, self._keys, self.view, self._others)
 
     @property
     def stopped(self) -> bool:
         """By a person."""
         return self.robot.stop_asked == STOPPED_BY_PERSON
+
+    def leaves(self) -> bool:
+        """While nothing flies: has the person had enough, or stopped the robot? What else they type means nothing."""
+        return "q" in self._keys.read() or self.stopped
 
     def begins(self, confirm: bool) -> bool:
         """May the next episode begin, by driving a real arm home? False: the person stopped the robot, whatever that was for, or has had

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 
 from hardware.types import Command, NoDecision, Observation
 from robolearn.core.types import Past, Policy
@@ -17,16 +19,29 @@ from robolearn.runtime.policy_pilot import PolicyPilot
 
 
 @dataclass(frozen=True)
+class Thought:
+    """An answer and what belongs to it: the policy may think of the next while this one is flown."""
+
+    rows: np.ndarray  # (H, A)
+    spent_ms: float
+    notes: Mapping[str, float]
+    own: np.ndarray | None  # (H, A), a planner's policy's
+
+
+@dataclass(frozen=True)
 class Chunk:
     """Row k is for the time `began` + k / rate [s]."""
 
     began: float
-    rows: np.ndarray  # (H, A)
+    thought: Thought
 
     def row(self, time: float, rate_hz: float) -> int | None:
         """Which of its rows is for `time`; None where none is."""
         index = round((time - self.began) * rate_hz)
-        return index if 0 <= index < len(self.rows) else None
+        return index if 0 <= index < len(self.thought.rows) else None
+
+
+_NOTHING = Thought(np.empty((0, 0), np.float32), 0.0, {}, None)
 
 
 class AsyncPilot(PolicyPilot):
@@ -58,8 +73,10 @@ class AsyncPilot(PolicyPilot):
         space = getattr(policy, "space", None)
         self._mean: Mean = plain_mean if space is None else self._runner.mean
         self._thinker = ThreadPoolExecutor(1, thread_name_prefix="policy")
-        self._pending: Future[tuple[np.ndarray, float]] | None = None
+        self._pending: Future[Thought] | None = None
         self._chunks: deque[Chunk] = deque(maxlen=policy.horizon)
+        self._flown, self._row = _NOTHING, 0  # what the last decision came of
+        self._done_since: list[np.ndarray] = []  # (A,) each, since the policy was asked last
         self.late_rows = 0
 
     def reset(self) -> None:
@@ -74,6 +91,7 @@ class AsyncPilot(PolicyPilot):
             self._pending.cancel()
             self._pending = None  # what it still thinks of is not heard
         self._chunks.clear()
+        self._done_since = []
         self._waits = False  # the robot may be moving
         self._thinker.submit(super().forget)  # after that thought: there is one policy
 
@@ -84,17 +102,21 @@ class AsyncPilot(PolicyPilot):
         if self._pending is None and self._is_due(now, rate):
             self._ask(observation, rate)
             self._take(wait=self._waits, now=now)
-        notes = {"inference_ms": self._spent_ms, "late_rows": float(self.late_rows)}
         about_now = [(chunk, row) for chunk in self._chunks if (row := chunk.row(now, rate)) is not None]
         if not about_now:
             raise NoDecision(f"policy: no answer for {now - self._asked_at:.2f} s")
-        notes["chunk_position"] = float(about_now[-1][1])
-        actions = np.stack([chunk.rows[row] for chunk, row in about_now])
+        self._flown, self._row = about_now[-1][0].thought, about_now[-1][1]
+        notes = {"inference_ms": self._flown.spent_ms, "late_rows": float(self.late_rows), "chunk_position": float(self._row)}
+        actions = np.stack([chunk.thought.rows[row] for chunk, row in about_now])
         if self.ensemble is None:
             action = actions[-1]
         else:
             action = self._mean(actions.astype(np.float64), np.exp(-self.ensemble * np.arange(len(actions)))).astype(np.float32)
-        return Command(now, action, self.source, {**getattr(self.policy, "notes", {}), **notes})
+        return Command(now, action, self.source, {**self._flown.notes, **notes})
+
+    def own(self) -> np.ndarray:
+        assert self._flown.own is not None
+        return self._flown.own[self._row]
 
     def rest(self) -> None:
         self._thinker.submit(int).result()  # one after the other
@@ -110,13 +132,22 @@ class AsyncPilot(PolicyPilot):
     def _ask(self, observation: Observation, rate: float) -> None:
         decided = np.empty((0, self.policy.spec.action.dim), np.float32)
         if self.prefix and self._chunks and (row := self._chunks[-1].row(observation.time, rate)) is not None:
-            decided = self._chunks[-1].rows[row : row + self.prefix]
+            decided = self._chunks[-1].thought.rows[row : row + self.prefix]
         self._asked_at = observation.time
-        self._pending = self._thinker.submit(self._think, list(self._history), self._done(), decided)
+        executed, self._done_since = self._done_since, []
+        self._pending = self._thinker.submit(self._think, list(self._history), self._done(), decided, executed)
 
-    def _think(self, history: list[Observation], past: Past | None, decided: np.ndarray) -> tuple[np.ndarray, float]:
+    def _tell(self, executed: np.ndarray) -> None:
+        self._done_since.append(executed)  # the policy hears of it when it is asked next, of what was seen after it
+
+    def _think(self, history: list[Observation], past: Past | None, decided: np.ndarray, executed: list[np.ndarray]) -> Thought:
         began = perf_counter()
-        return np.asarray(self._answer(history, past, decided), np.float32), 1e3 * (perf_counter() - began)
+        for action in executed:
+            super()._tell(action)
+        rows = np.asarray(self._answer(history, past, decided), np.float32)
+        own: torch.Tensor | None = getattr(self.policy, "own", None)
+        spent_ms = 1e3 * (perf_counter() - began)
+        return Thought(rows, spent_ms, dict(getattr(self.policy, "notes", {})), None if own is None else own.cpu().numpy())
 
     def _take(self, wait: bool, now: float) -> None:
         """What was thought meanwhile, if anything: a policy elsewhere may not have answered. Raises what the policy raised."""
@@ -124,16 +155,15 @@ class AsyncPilot(PolicyPilot):
         if pending is None or not (wait or pending.done()):
             return
         try:
-            rows, self._spent_ms = pending.result()
+            thought = pending.result()
         except NoDecision:
             return
         finally:
             self._pending = None if pending.done() else pending  # Ctrl-C while it waits
         self._waits = False
-        chunk = Chunk(self._asked_at, rows)
-        self.late_rows += min(max(round((now - chunk.began) * self.policy.spec.rate_hz), 0), len(rows))
+        chunk = Chunk(self._asked_at, thought)
+        self.late_rows += min(max(round((now - chunk.began) * self.policy.spec.rate_hz), 0), len(thought.rows))
         self._chunks.append(chunk)
 
     _waits = True  # the answer is an episode's first: the robot rests, and has time
     _asked_at = 0.0
-    _spent_ms = 0.0

@@ -16,18 +16,16 @@ from robolearn.runtime.policy_pilot import PolicyPilot
 class GatedPilot:
     """Advice above the governor, never in place of it: whatever is decided here passes the one path to the motors like any command.
 
-    chunk: actions flown of each plan; it is judged as it begins, and what follows it has the same novelty.
+    pilot: of an agent that plans. A plan is judged as it begins, and what follows of it has the same novelty.
     human: who is asked when holding did not help; without one the robot keeps holding. Every trigger is in `gate.log`, and the decision
     in each command's notes (0 plan, 1 policy, 2 hold, 3 ask).
     """
 
-    def __init__(
-        self, agent: Agent, gate: Gate, seed: int = 0, source: Source = Source.PLANNER, human: Pilot | None = None, chunk: int = 1
-    ):
-        if agent.config.planner is None:
+    def __init__(self, pilot: PolicyPilot, gate: Gate, human: Pilot | None = None) -> None:
+        agent = pilot.policy
+        if not isinstance(agent, Agent) or agent.config.planner is None:
             raise UserError("gate: given, but agent.planner is null; the gate judges what a planner proposes")
-        self.agent, self.gate, self.human = agent, gate, human
-        self.pilot = PolicyPilot(agent, chunk, seed, source)
+        self.pilot, self.gate, self.human = pilot, gate, human
         self._steps = agent.spec.steps
         self._executed: np.ndarray | None = None
 
@@ -60,7 +58,7 @@ class GatedPilot:
         if decision is Decision.PLAN:
             return replace(planned, notes=notes)
         if decision is Decision.POLICY:
-            return Command(planned.time, self.agent.own[int(notes["chunk_position"])].cpu().numpy(), Source.POLICY, notes)
+            return Command(planned.time, self.pilot.own(), Source.POLICY, notes)
         if decision is Decision.ASK and self.human is not None:
             return replace(self.human.decide(observation), notes=notes)
         return Command(planned.time, self._hold(planned.action), Source.NONE, notes)

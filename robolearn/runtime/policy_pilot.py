@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -107,6 +108,13 @@ class PolicyPilot:
         if self._past is not None:
             self._past.took(executed)
             self._past.earned(reward)
+        self._tell(executed)
+
+    def own(self) -> np.ndarray:
+        """What the policy itself would do now, (A,), where a planner decided."""
+        return cast(torch.Tensor, self.policy.own)[self._runner.position].cpu().numpy()
+
+    def _tell(self, executed: np.ndarray) -> None:
         hear: Callable[[torch.Tensor], None] | None = getattr(self.policy, "executed", None)  # a planner that checks its model
         if hear is not None:
             hear(torch.from_numpy(np.asarray(executed, np.float32)))

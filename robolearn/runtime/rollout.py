@@ -109,6 +109,8 @@ def episode_of(steps: list[Step], meta: dict[str, Any]) -> Episode:
         terminal[-1], reward[-1], succeeded = True, max(reward[-1], 1.0), [len(steps) - 1]
     elif meta["verdict"] == "failure":  # but their patience nothing ended: where every step costs, a terminal failure would be a way out
         terminal[-1], succeeded = False, []
+        if steps[-1].outcome.success:  # what it earned for what was none
+            reward[-1] = min(reward[-1], 0.0)
     meta |= {
         "success": bool(succeeded),
         "success_step": succeeded[0] if succeeded else None,

@@ -15,7 +15,7 @@ ANSWER_S = 2.0  # a policy that is given the robot back has so long to answer; t
 
 @runtime_checkable
 class Interruptible(Pilot, Protocol):
-    """A pilot that can be set aside: PolicyPilot, GatedPilot."""
+    """A pilot that can be set aside: PolicyPilot, GatedPilot, RandomPilot."""
 
     def seed(self, seed: int) -> None: ...
     def watch(self, observation: Observation) -> None: ...  # keeps up with what is seen while somebody else decides

@@ -20,7 +20,6 @@ from robolearn.experiments.devices import BrowserConfig, Devices, LeaderConfig
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.random_pilot import RandomPilot
 from robolearn.runtime.takeover import Interruptible, Takeover
-from robolearn.runtime.watched import Watched
 from tests.waiting import until
 
 
@@ -115,12 +114,20 @@ def test_a_simulator_and_a_robot_without_a_terminal_wait_for_nobody(at: Callable
     assert at(NoKeys()).begins(confirm=True)
 
 
-def test_what_has_no_plans_to_forget_is_watched_only(at: Callable[..., Attendance]) -> None:
-    here = at(Typed(), takeover="browser", body="robosuite:Reach:state")
-    around = here.around(RandomPilot(here.robot.spec))
-    assert isinstance(around, Watched) and isinstance(around.pilot, RandomPilot)
+def test_any_pilot_can_be_taken_over_where_there_is_a_device(at: Callable[..., Attendance]) -> None:
+    there = at(Typed(), takeover="browser", body="robosuite:Reach:state")
+    assert isinstance(there.around(RandomPilot(there.robot.spec)).pilot, Takeover)
     assert issubclass(PolicyPilot, Interruptible)
-    assert isinstance(here.around(PolicyPilot.__new__(PolicyPilot)).pilot, Takeover)
+    here = at(Typed())
+    assert isinstance(here.around(RandomPilot(here.robot.spec)).pilot, RandomPilot)
+
+
+def test_while_nothing_flies_q_and_the_stop_are_heard_and_nothing_else(at: Callable[..., Attendance]) -> None:
+    here = at(Typed(["s"], ["q"], []))
+    assert not here.leaves()
+    assert here.leaves()
+    here.robot.brake("operator")
+    assert here.leaves()
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,8 @@ def _film(path: Path) -> None:
         ({"seconds": -1.0}, "seconds: -1.0 s; valid: above 0"),
         ({"chunk": 99}, "chunk: 99 actions per inference"),
         ({"chunk": 4, "prefix": 3}, "prefix: 3 actions"),
-        ({"takeover": "leader"}, "takeover: leader: the input is not a terminal; valid without one: spacemouse"),
+        ({"takeover": "leader"}, "takeover: leader: the input is not a terminal, which has the STOP; valid without one: browser"),
+        ({"takeover": "gamepad"}, "takeover: gamepad: the input is not a terminal, which has the STOP; valid without one: browser"),
     ],
 )
 def test_what_cannot_be_deployed(tmp_path: Path, change: dict, message: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import hardware
 from hardware import RobotConfig
@@ -15,7 +16,9 @@ from robolearn.agents.config import AgentConfig
 from robolearn.core.config import from_dict
 from robolearn.core.errors import UserError
 from robolearn.planning.gate import Gate, GateConfig
+from robolearn.runtime.async_pilot import AsyncPilot
 from robolearn.runtime.gated_pilot import GatedPilot
+from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.rollout import rollout
 from robolearn.tasks import task_for
 
@@ -55,13 +58,21 @@ def agent() -> Agent:
     return agent
 
 
+def at_rest(agent: Agent) -> dict[str, np.ndarray]:
+    return {name: np.zeros(part.dim, np.float32) for name, part in agent.spec.state.items()}
+
+
+def planner(agent: Agent) -> PolicyPilot:
+    return PolicyPilot(agent, 1, source=Source.PLANNER)
+
+
 def fly(pilot: GatedPilot):
     with hardware.open(BODY) as robot:
         return rollout(robot, pilot, replace(task_for("fake:state"), time_limit_s=1.0), np.random.default_rng(0))
 
 
 def test_below_the_threshold_the_plan_is_flown(agent):
-    pilot = GatedPilot(agent, Gate(GateConfig(), threshold=1e9))
+    pilot = GatedPilot(planner(agent), Gate(GateConfig(), threshold=1e9))
     episode = fly(pilot)
     assert set(episode.source) == {Source.PLANNER}
     assert (episode.notes["gate"] == 0).all()
@@ -69,7 +80,7 @@ def test_below_the_threshold_the_plan_is_flown(agent):
 
 
 def test_above_it_the_robot_holds_and_the_triggers_are_logged(agent):
-    pilot = GatedPilot(agent, Gate(GateConfig(patience=3), threshold=-1.0))
+    pilot = GatedPilot(planner(agent), Gate(GateConfig(patience=3), threshold=-1.0))
     episode = fly(pilot)
     assert set(episode.source) == {Source.NONE}
     assert len(pilot.gate.log) == len(episode)
@@ -81,20 +92,20 @@ def test_above_it_the_robot_holds_and_the_triggers_are_logged(agent):
 
 def test_the_human_is_asked_when_holding_did_not_help(agent):
     hand = Hand()
-    episode = fly(GatedPilot(agent, Gate(GateConfig(patience=2), threshold=-1.0), human=hand))
+    episode = fly(GatedPilot(planner(agent), Gate(GateConfig(patience=2), threshold=-1.0), human=hand))
     assert hand.asked == len(episode) - 2
     assert (episode.source[2:] == Source.HUMAN).all()
 
 
 def test_who_took_over_has_answered(agent):
-    pilot = GatedPilot(agent, Gate(GateConfig(patience=0), threshold=-1.0))
+    pilot = GatedPilot(planner(agent), Gate(GateConfig(patience=0), threshold=-1.0))
     assert set(fly(pilot).notes["gate"]) == {3.0} and pilot.gate.asking
     pilot.forget()
     assert not pilot.gate.asking
 
 
-def test_a_familiar_action_of_the_policys_own_is_flown_instead_of_a_strange_plan(agent):
-    pilot = GatedPilot(agent, Gate(GateConfig(), threshold=0.5))
+def make_strange(pilot: GatedPilot) -> None:
+    """Its plans are strange, the policy's own actions are not."""
     planned = pilot.pilot.decide
 
     def strange(observation: Observation) -> Command:
@@ -102,11 +113,32 @@ def test_a_familiar_action_of_the_policys_own_is_flown_instead_of_a_strange_plan
         return Command(command.time, command.action, command.source, {**command.notes, "novelty": 0.6, "policy_novelty": 0.4})
 
     pilot.pilot.decide = strange
+
+
+def test_a_familiar_action_of_the_policys_own_is_flown_instead_of_a_strange_plan(agent):
+    pilot = GatedPilot(planner(agent), Gate(GateConfig(), threshold=0.5))
+    make_strange(pilot)
     episode = fly(pilot)
     assert set(episode.source) == {Source.POLICY}
+
+
+def test_beside_the_loop_too_what_is_judged_belongs_to_the_chunk_that_is_flown(agent):
+    """The planner thinks of the next plan meanwhile; its notes and the policy's own actions of before are kept."""
+    beside = AsyncPilot(agent, 2, source=Source.PLANNER)
+    pilot = GatedPilot(beside, Gate(GateConfig(), threshold=0.5))
+    make_strange(pilot)
+    seen, later = (Observation(time, {}, at_rest(agent)) for time in (0.0, 0.1))
+    pilot.reset()
+    first = pilot.decide(seen)
+    own = beside._chunks[-1].thought.own
+    agent.own = torch.full_like(agent.own, 9.0)  # as the next plan leaves it
+    assert first.source == Source.POLICY
+    np.testing.assert_array_equal(first.action, own[0])
+    np.testing.assert_array_equal(pilot.decide(later).action, own[1])
+    beside.close()
 
 
 def test_a_gate_without_a_planner_is_refused():
     plain = AgentConfig().build(hardware.spec_of(BODY))
     with pytest.raises(UserError, match="gate: given, but agent.planner is null"):
-        GatedPilot(plain, Gate(GateConfig(), threshold=1.0))
+        GatedPilot(planner(plain), Gate(GateConfig(), threshold=1.0))

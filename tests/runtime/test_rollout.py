@@ -10,7 +10,7 @@ from hardware import RobotConfig
 from hardware.types import Command, Source
 from robolearn.data.episode import check_episode
 from robolearn.runtime.rollout import rollout
-from robolearn.tasks import Task
+from robolearn.tasks import Outcome, Task
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,17 @@ def test_an_operator_has_the_last_word(robot, verdict):
     assert episode.success == (verdict == "success")
     assert episode.meta["truncated"] == (verdict != "success"), "but their patience, nothing else ended"
     assert (episode.reward[-1] == 1.0) == (verdict == "success") and episode.reward[:-1].max() < 1.0
+
+
+def test_a_success_that_the_person_calls_a_failure_earns_nothing(robot):
+    class Generous(Reach):
+        def judge(self, robot, observation):
+            return Outcome(reward=1.0, success=True, terminal=True)
+
+    pilot = Scripted(robot)
+    pilot.verdict = "failure"
+    episode = rollout(robot, pilot, Generous(), rng())
+    assert not episode.success and episode.reward[-1] == 0.0 and not episode.terminal[-1]
 
 
 def test_the_same_generator_gives_the_same_episode(robot):

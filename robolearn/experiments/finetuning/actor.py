@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ from rich.progress import Progress
 import hardware
 from hardware.robot import SafeRobot
 from hardware.testing import LimitProbe
-from hardware.types import Pilot, Source
+from hardware.types import Source
 from robolearn.agents.agent import Agent
 from robolearn.core.checkpoint import load_weights_into, save_checkpoint
 from robolearn.core.errors import UserError
@@ -33,12 +33,13 @@ from robolearn.experiments.attendance import Attendance
 from robolearn.experiments.deploy_view import DeployView
 from robolearn.experiments.devices import Devices
 from robolearn.experiments.finetune_config import Config
-from robolearn.experiments.finetuning.channel import Channel
+from robolearn.experiments.finetuning.channel import Channel, Said
 from robolearn.experiments.finetuning.gating import Gating
 from robolearn.runtime.async_pilot import AsyncPilot
 from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.random_pilot import RandomPilot
 from robolearn.runtime.rollout import rollout
+from robolearn.runtime.takeover import Interruptible
 from robolearn.tasks import task_for
 
 LOGGED = (
@@ -59,17 +60,17 @@ def run(config: Config, record: Run, agent: Agent) -> dict[str, Any]:
         actor = Actor(config, record, agent, channel, robot, attendance)
         stack.callback(actor.pilot.close)
         if attendance is not None:
-            console.print("learning from the recordings: nothing moves yet; Ctrl-C ends, the same command goes on")
+            console.print("learning from the recordings: nothing moves yet; q ends, the same command goes on")
         with actor.online, learner_beside(channel) as learner:
             with record.timed("offline"), Progress(console=console) as progress:
-                channel.wait(lambda said: _heeded(attendance) or _shown(progress, said) or said.get("episodes", -1) >= 0, learner)
+                actor.wait(lambda said: _shown(progress, said) or said.get("episodes", -1) >= 0, learner)
             for row in actor.fly_all(learner):
                 said = f"episode {row['episode'] + 1} of {config.episodes}: {_ending(row)} after {row['length']} decisions"
                 console.print(said, highlight=False)
             if attendance is not None:
                 console.print("learning what is left to learn")
             with record.timed("learn"):
-                channel.wait(lambda said: said["episodes"] >= config.episodes, learner)
+                actor.wait(lambda said: said["episodes"] >= config.episodes, learner)
         channel.take(agent)
         verdict = actor.judge() if config.improvement else None
         if verdict is not None:
@@ -92,11 +93,11 @@ class Actor:
         if robot.world is None and (random := agent.config.warmup.random):
             raise UserError(f"agent.warmup.random: {random} decisions; a real robot flies nothing at random: valid 0")
         self.config, self.record, self.agent, self.channel, self.robot = config, record, agent, channel, robot
-        self.attendance, self.chunk = attendance, min(config.chunk, agent.horizon)
+        self.attendance, chunk = attendance, min(config.chunk, agent.horizon)
         source = Source.PLANNER if agent.config.planner else Source.POLICY
         # A robot that moves on meanwhile is not kept waiting for a plan; single actions would all come too late.
-        thinks_beside = hardware.in_real_time(config.robot.body) and self.chunk > 1
-        self.pilot = (AsyncPilot if thinks_beside else PolicyPilot)(agent, self.chunk, source=source)
+        thinks_beside = hardware.in_real_time(config.robot.body) and chunk > 1
+        self.pilot = (AsyncPilot if thinks_beside else PolicyPilot)(agent, chunk, source=source)
         # Judges what reaches the motors, and shares no code with the governor; a real arm's loop is in a process of its own, or elsewhere.
         self.probe = LimitProbe.attach(robot) if robot.world is not None else None
         path = channel.online
@@ -118,7 +119,7 @@ class Actor:
                 self._find_regime()
             if config.lockstep and not trying:
                 with self.record.timed("wait"):
-                    self.channel.wait(lambda said, index=index: said["episodes"] >= index, learner)
+                    self.wait(lambda said, index=index: said["episodes"] >= index, learner)
             self.channel.take(self.agent)
             flight = "frozen" if trying else self.agent.config.warmup.flight(self._rows_alone())
             if flight == "learning" and config.improvement is not None:
@@ -129,6 +130,10 @@ class Actor:
             self.online.append(episode)
             self._log_doubt(index, episode)
             yield self._log("episode", episode.meta)
+
+    def wait(self, ready: Callable[[Said], bool], learner: subprocess.Popen[bytes]) -> None:
+        """Until the learner has said enough, or KeyboardInterrupt as above. UserError: nobody learns any more."""
+        self.channel.wait(lambda said: self._heed_person() or ready(said), learner)
 
     def judge(self) -> Improvement:
         """Fresh episodes of the candidate, one by one, against the record of what flew before (the frozen ones, which are the offline
@@ -189,6 +194,13 @@ class Actor:
         if self.attendance is not None and not self.attendance.begins(self.config.confirm):
             raise KeyboardInterrupt
 
+    def _heed_person(self) -> bool:
+        """Never true."""
+        if self.attendance is not None and self.attendance.leaves():
+            self.attendance.begins(confirm=False)  # says where it stays, if they stopped it
+            raise KeyboardInterrupt
+        return False
+
     def _fly(self, index: int, flight: str, seed: int, start: int) -> Episode:
         """seed: of the agent's noise. start: which of this run's starting situations. A person may have it flown again, from the same."""
         while True:
@@ -203,12 +215,10 @@ class Actor:
 
     def _flown_once(self, index: int, flight: str, seed: int, start: int) -> Episode:
         gating = self._gate() if self.config.gate is not None and flight in ("learning", "judged") else None
+        pilot: Interruptible = self.pilot if gating is None else gating.pilot
         if flight == "random":
-            pilot: Pilot = RandomPilot(self.robot.spec, seed)
-        elif gating is not None:
-            pilot = gating.pilot(self.agent, self.chunk, seed)
+            pilot = RandomPilot(self.robot.spec, seed)
         else:
-            pilot = self.pilot
             self.pilot.seed(seed)
         probe = self.probe
         written, violations = (probe.setpoints, Counter(probe.violations)) if probe else (0, Counter())
@@ -226,7 +236,7 @@ class Actor:
             measured |= {"gated": gating.write(index, flight)}
         return replace(episode, meta={"episode": index, "flight": flight, **episode.meta, **measured})
 
-    def _watched(self, index: int, pilot: Pilot, rng: np.random.Generator) -> Episode:
+    def _watched(self, index: int, pilot: Interruptible, rng: np.random.Generator) -> Episode:
         """Under the eyes of the person."""
         attendance = self.attendance
         assert attendance is not None
@@ -241,7 +251,7 @@ class Actor:
         if self._gating is None:
             assert self.config.gate is not None
             familiar = [meta["novelty_max"] for meta in self._flown() if meta["flight"] == "frozen" and not meta.get("takeovers")]
-            self._gating = Gating(self.config.gate, familiar, self.config.out)
+            self._gating = Gating(self.pilot, self.config.gate, familiar, self.config.out)
         return self._gating
 
     def _log(self, kind: str, meta: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -281,14 +291,6 @@ def _ending(row: Mapping[str, Any]) -> str:
     if row["stopped"]:
         return f"stopped ({row['stopped']})"
     return "failure, by your word," if row.get("verdict") == "failure" else "no success in time"
-
-
-def _heeded(attendance: Attendance | None) -> bool:
-    """Never true. KeyboardInterrupt: the person stopped the robot while nothing flew."""
-    if attendance is not None and attendance.stopped:
-        attendance.begins(confirm=False)
-        raise KeyboardInterrupt
-    return False
 
 
 def _known(episode: Episode, note: str) -> np.ndarray:

@@ -7,33 +7,31 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from robolearn.agents.agent import Agent
 from robolearn.core.errors import UserError
 from robolearn.core.files import append_line
 from robolearn.planning.gate import Gate, GateConfig, conformal_threshold
 from robolearn.runtime.gated_pilot import GatedPilot
+from robolearn.runtime.policy_pilot import PolicyPilot
 
 
 class Gating:
-    """`pilot` flies the planner through the gate, `write` appends the episode's triggers to triggers.jsonl.
+    """`pilot` is the planner's with the gate before it, `write` appends the episode's triggers to triggers.jsonl.
 
     Nobody is asked: where holding does not help, the robot holds until the episode's time is up, and whoever stands beside it decides.
     """
 
-    def __init__(self, config: GateConfig, familiar: Sequence[float], out: Path):
+    def __init__(self, pilot: PolicyPilot, config: GateConfig, familiar: Sequence[float], out: Path):
         """familiar: the largest novelty of each episode that the offline policy flew. UserError: too few of them for the risk."""
         try:
             threshold = conformal_threshold(familiar, config.risk)
         except UserError as error:
             raise UserError(f"{error}; agent.warmup.frozen decides how many the offline policy flies, {len(familiar)} so far") from error
-        self.gate, self.path, self._written = Gate(config, threshold), out / "triggers.jsonl", 0
-
-    def pilot(self, agent: Agent, chunk: int, seed: int) -> GatedPilot:
-        return GatedPilot(agent, self.gate, seed, chunk=chunk)
+        self.pilot = GatedPilot(pilot, Gate(config, threshold))
+        self.path, self._written = out / "triggers.jsonl", 0
 
     def write(self, episode: int, kind: str) -> int:
         """How many there were."""
-        new = self.gate.log[self._written :]
+        new = self.pilot.gate.log[self._written :]
         rows = [{"kind": kind, "episode": episode, **asdict(trigger), "decision": trigger.decision.value} for trigger in new]
         if rows:
             append_line(self.path, "\n".join(json.dumps(row) for row in rows))
