@@ -10,6 +10,9 @@ from hardware.governor import Governor, Setpoint
 from hardware.types import Arm, ArmState, Clock, HardwareError
 
 
+AT_HOME = 0.05  # rad, m: as near as the way home must end
+
+
 class ArmLoop:
     """An arm, a clock and the governor between them. Nothing here raises but HardwareError; a failing arm is stopped, then halted."""
 
@@ -59,14 +62,19 @@ class ArmLoop:
             listener()
 
     def go_home(self) -> None:
-        """Drive home within the limits, at half speed. Raises HardwareError where something stopped it."""
-        home, arm = self.arm.spec.home, self.arm.spec
-        seconds = float(np.max(np.abs(home - self.state.q) / arm.v_max)) / 0.5 + self.governor.brake_s
-        self.governor.move(home, self.state.gripper, self.clock.now(), seconds)
+        """Drive home within the limits, at half speed. Raises HardwareError where it does not come to rest there."""
+        arm = self.governor.arm  # the driver's own knows nothing of a lower speed that was asked for
+        seconds = float(np.max(np.abs(arm.home - self.state.q) / arm.v_max)) / 0.5 + self.governor.brake_s
+        self.governor.move(arm.home, self.state.gripper, self.clock.now(), seconds)
         ticks = int(np.ceil((seconds + self.governor.brake_s) * arm.rate_hz))
         self.run(ticks, lambda: self.governor.stopped is not None and (self.halted or self.governor.at_rest))
         if self.governor.stopped:
             raise HardwareError(f"{arm.name}: stopped on the way home: {self.governor.stopped}")
+        left = np.abs(arm.home - self.governor.setpoint.q)
+        if not self.governor.at_rest or left.max() > AT_HOME:
+            self.stop("way_home")  # never anchored in motion, which would be a jump
+            joint = int(left.argmax())
+            raise HardwareError(f"{arm.name}: not home in time: {arm.joints[joint]} is {left[joint]:.2f} {arm.units} away")
         self.anchor()
 
     def stop(self, reason: str) -> None:

@@ -113,8 +113,8 @@ class RemoteRobot(SafeRobot):
 
     def reset(self, rng: np.random.Generator) -> None:
         self._begin_reset()
-        self.ask("governor")  # a server that is gone is told of at once, not after the longest way home
-        self.ask("reset", int(rng.integers(2**63)), within_s=self._facts["reset_s"])
+        self.ask("governor")  # within 2 s it is known whether it is there, and knows us
+        self.ask("reset", int(rng.integers(2**63)), self.final_stop, within_s=self._facts["reset_s"])
 
     def anchor(self) -> None:
         self.ask("anchor")

@@ -128,8 +128,11 @@ class SafeRobot:
         self._began = False
 
     def anchor(self) -> None:
-        """Hold the arm where it now stands and forget older commands: needed after a simulator's state was restored by hand."""
+        """Hold the arm where it now stands and forget older commands: needed after a simulator's state was restored by hand. A real arm
+        that moves is stopped first."""
         self._need_connection()
+        if self.world is None and not self.governor.at_rest:
+            self.loop.stop("anchored")
         self.loop.anchor()
         self._began = False
 
@@ -188,6 +191,11 @@ class SafeRobot:
         with _NOTING:
             if self._braked is None or self._braked != self.final_stop:
                 self._braked = reason
+
+    def forget_stop(self) -> None:
+        """Whoever stopped it, for good perhaps, is no longer there."""
+        with _NOTING:
+            self._braked = self.final_stop = None
 
     def _begin_reset(self) -> None:
         with _NOTING:

@@ -22,7 +22,7 @@ class LimitProbe:
     stopped. `violations` counts what KINDS names; `setpoints` counts those that the driver took.
     """
 
-    KINDS = ("not_finite", "position", "velocity", "acceleration", "jerk", "workspace")
+    KINDS = ("not_finite", "position", "velocity", "acceleration", "jerk", "workspace", "anchored")
     TOLERANCE = 1e-6  # relative to each limit: rounding
     JERK_TOLERANCE = 0.01  # rounding divided by a tick's third power, and what little speed counts as rest
 
@@ -33,8 +33,10 @@ class LimitProbe:
         workspace: Box | None = None,
         kinematics: Kinematics | None = None,
         workspace_tolerance: float = 0.0,
+        spec: ArmSpec | None = None,
     ) -> None:
-        self.spec: ArmSpec = arm.spec
+        """spec: whose limits hold, where they are not the driver's own."""
+        self.spec: ArmSpec = arm.spec if spec is None else spec
         self.violations: Counter[str] = Counter()
         self.setpoints = 0
         self._arm, self._clock = arm, clock
@@ -46,14 +48,21 @@ class LimitProbe:
 
     @classmethod
     def attach(cls, robot: SafeRobot, workspace_tolerance: float | None = None) -> Self:
-        """Put a probe below `robot`'s governor. Box, and how far outside counts [m], are the governor's unless given."""
+        """Put a probe below `robot`'s governor. Limits, box, and how far outside counts [m] unless it is given, are the governor's."""
         limits = robot.governor.limits
         tolerance = limits.workspace_tolerance if workspace_tolerance is None else workspace_tolerance
-        probe = cls(robot.arm, robot.clock, limits.workspace, robot.governor.kinematics, tolerance)
+        probe = cls(robot.arm, robot.clock, limits.workspace, robot.governor.kinematics, tolerance, robot.governor.arm)
         assert isinstance(robot.loop, ArmLoop), "its loop runs in a process of its own, where nothing can be put between"
         robot.loop.arm = probe
-        robot.loop.on_reset.append(probe.forget)
+        robot.loop.on_reset.append(probe.anchored if robot.world is None else probe.forget)
         return probe
+
+    def anchored(self) -> None:
+        """A real arm was, where it stands: that it moved is a violation, for what is written next takes it to be at rest."""
+        step = 1.0 / self.spec.rate_hz
+        if self._clock.now() - self._planned[1] < 2.9 * step and (np.abs(self._v) > self.spec.a_max * step * (1 + self.TOLERANCE)).any():
+            self.violations["anchored"] += 1
+        self.forget()
 
     def forget(self) -> None:
         """The arm was re-anchored, perhaps elsewhere: it is at rest where it was last measured."""
@@ -69,6 +78,7 @@ class LimitProbe:
 
     def halt(self) -> None:
         self._arm.halt()
+        self._v = np.zeros(len(self.spec.joints))  # the vendor's stop is not ours to judge
 
     def read(self) -> ArmState:
         try:

@@ -20,7 +20,8 @@ from hardware.types import HardwareError
 ANSWER_S = 2.0  # a request that takes no longer by itself
 HELLO_S = 10.0  # a server that is just starting, or busy
 BEAT_S = 0.25
-BEATS = 20  # so many without an answer, and nobody is there to wait for
+BEATS = 20  # so many without an answer, and nobody is there who would give a long one
+_BEAT = -1  # the number of a beat and of its answer
 
 
 class NoAnswer(HardwareError):
@@ -96,13 +97,13 @@ class Client:
         return bool(self._token) and self._unheard > BEATS
 
     def _ask(self, line: _Line, what: str, arguments: list[Any], within_s: float) -> Any:
-        began = monotonic()
-        answer = line.ask(what, self._token, arguments, within_s, self._gone)
+        began, is_long = monotonic(), within_s > ANSWER_S
+        answer = line.ask(what, self._token, arguments, within_s, self._gone if is_long else lambda: False)
         if answer is None:
-            self._unheard = 0
             if line is self._requests:
                 self._urgent.close()  # as stale; the next beat goes by a new one
             raise NoAnswer(f"{self.address}: `{what}` got no answer in {min(monotonic() - began, within_s):.3g} s; {self._why()}")
+        self._unheard = 0
         status, value = answer
         if status == "lost":
             self._token = ""
@@ -138,8 +139,10 @@ class _Line:
                 line = self._opened()
                 line.sndtimeo = math.ceil(1000 * within_s)
                 line.send(pack([self._number, what, token, arguments]))
-            while (left := ends - monotonic()) > 0 and not gone():
+            while (left := ends - monotonic()) > 0:
                 if not self._socket.poll(1000 * min(left, BEAT_S)):
+                    if gone():
+                        break
                     continue
                 number, status, value = _answer(self._socket.recv())
                 if number in (self._number, 0):  # 0: the server could not read the question
@@ -148,13 +151,14 @@ class _Line:
         return None
 
     def tell(self, what: str, token: str) -> bool:
-        """Without waiting; nothing is said where the last words did not get away. True: something was answered since the last time."""
+        """Without waiting; nothing is said where the last words did not get away. True: what was told before was heard by a server that
+        knows us."""
         zmq, heard = library("zmq"), False
-        with self._lock, contextlib.suppress(zmq.Again):
+        with self._lock, contextlib.suppress(zmq.Again, HardwareError):
             line = self._opened()
             while line.poll(0):
-                heard = bool(line.recv())
-            line.send(pack([0, what, token, []]), zmq.NOBLOCK)
+                heard = _answer(line.recv())[1] == "ok"
+            line.send(pack([_BEAT, what, token, []]), zmq.NOBLOCK)
         return heard
 
     def close(self) -> None:

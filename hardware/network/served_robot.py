@@ -52,6 +52,7 @@ class ServedRobot(Service):
     def left(self, reason: str) -> None:
         """At rest, latched: the next client begins with a reset."""
         self.robot.stop(reason)
+        self.robot.forget_stop()
 
 
 ARM_FIELDS = ("name", "joints", "units", "q_min", "q_max", "v_max", "a_max", "j_max", "home", "rate_hz")
@@ -88,9 +89,13 @@ def _send(robot: SafeRobot, time: float, action: np.ndarray, source: int) -> np.
     return robot.send(Command(time, action, Source(source)))
 
 
-def _reset(robot: SafeRobot, seed: int) -> None:
+def _reset(robot: SafeRobot, seed: int, final_stop: str | None) -> None:
+    """final_stop: the client's. One that came while this reset was on its way ends it."""
     if not isinstance(seed, int) or seed < 0:
         raise HardwareError(f"reset: seed {seed!r:.40}; expected 0 or more")
+    if not isinstance(final_stop, str | None):
+        raise HardwareError(f"reset: final_stop {final_stop!r:.40}; expected a reason or nothing")
+    robot.final_stop = final_stop
     robot.reset(np.random.default_rng(seed))
 
 

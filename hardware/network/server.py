@@ -150,7 +150,8 @@ class Server:
                         self._send(parts)
                     else:
                         self._hear(parts)
-                if self._token and monotonic() - self._heard > LOST_S:
+                # What came while this process stood still waits to be read.
+                if self._token and monotonic() - self._heard > LOST_S and not self._router.poll(0):
                     self._leave("link lost")
         except Exception as error:  # deaf: what is served comes to rest
             self._failure = repr(error)

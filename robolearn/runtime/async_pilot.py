@@ -41,9 +41,6 @@ class Chunk:
         return index if 0 <= index < len(self.thought.rows) else None
 
 
-_NOTHING = Thought(np.empty((0, 0), np.float32), 0.0, {}, None)
-
-
 class AsyncPilot(PolicyPilot):
     """Receding horizon in real time. `decide` never waits but for an episode's first chunk.
 
@@ -68,16 +65,21 @@ class AsyncPilot(PolicyPilot):
         ahead: int = 1,
         **options: Any,
     ) -> None:
+        self._thinker = ThreadPoolExecutor(1, thread_name_prefix="policy")  # what it does, it does one after the other
         super().__init__(policy, execute, seed, ensemble=ensemble, prefix=prefix, **options)
         self.execute, self.ensemble, self.prefix, self.ahead = execute, ensemble, prefix, max(ahead, prefix)
         space = getattr(policy, "space", None)
         self._mean: Mean = plain_mean if space is None else self._runner.mean
-        self._thinker = ThreadPoolExecutor(1, thread_name_prefix="policy")
+        self._forgot: Future[None] | None = None
         self._pending: Future[Thought] | None = None
         self._chunks: deque[Chunk] = deque(maxlen=policy.horizon)
-        self._flown, self._row = _NOTHING, 0  # what the last decision came of
+        self._flown: Thought | None = None  # what the last decision came of
+        self._position = 0  # and its row
         self._done_since: list[np.ndarray] = []  # (A,) each, since the policy was asked last
         self.late_rows = 0
+
+    def seed(self, seed: int) -> None:
+        self._thinker.submit(super().seed, seed).result()
 
     def reset(self) -> None:
         if self._pending is not None and not self._pending.cancel():
@@ -93,7 +95,7 @@ class AsyncPilot(PolicyPilot):
         self._chunks.clear()
         self._done_since = []
         self._waits = False  # the robot may be moving
-        self._thinker.submit(super().forget)  # after that thought: there is one policy
+        self._forgot = self._thinker.submit(super().forget)  # after that thought: there is one policy
 
     def decide(self, observation: Observation) -> Command:
         self.watch(observation)
@@ -105,21 +107,21 @@ class AsyncPilot(PolicyPilot):
         about_now = [(chunk, row) for chunk in self._chunks if (row := chunk.row(now, rate)) is not None]
         if not about_now:
             raise NoDecision(f"policy: no answer for {now - self._asked_at:.2f} s")
-        self._flown, self._row = about_now[-1][0].thought, about_now[-1][1]
-        notes = {"inference_ms": self._flown.spent_ms, "late_rows": float(self.late_rows), "chunk_position": float(self._row)}
+        self._flown, self._position = newest, position = about_now[-1][0].thought, about_now[-1][1]
+        notes = {"inference_ms": newest.spent_ms, "late_rows": float(self.late_rows), "chunk_position": float(position)}
         actions = np.stack([chunk.thought.rows[row] for chunk, row in about_now])
         if self.ensemble is None:
             action = actions[-1]
         else:
             action = self._mean(actions.astype(np.float64), np.exp(-self.ensemble * np.arange(len(actions)))).astype(np.float32)
-        return Command(now, action, self.source, {**self._flown.notes, **notes})
+        return Command(now, action, self.source, {**newest.notes, **notes})
 
     def own(self) -> np.ndarray:
-        assert self._flown.own is not None
-        return self._flown.own[self._row]
+        assert self._flown is not None and self._flown.own is not None
+        return self._flown.own[self._position]
 
     def rest(self) -> None:
-        self._thinker.submit(int).result()  # one after the other
+        self._thinker.submit(int).result()
 
     def close(self) -> None:
         self._thinker.shutdown(wait=False, cancel_futures=True)
@@ -142,6 +144,8 @@ class AsyncPilot(PolicyPilot):
 
     def _think(self, history: list[Observation], past: Past | None, decided: np.ndarray, executed: list[np.ndarray]) -> Thought:
         began = perf_counter()
+        if self._forgot is not None:
+            self._forgot.result()  # raises what its reset raised: a server may have another checkpoint
         for action in executed:
             super()._tell(action)
         rows = np.asarray(self._answer(history, past, decided), np.float32)

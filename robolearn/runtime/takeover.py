@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from hardware.types import Command, HardwareError, NoDecision, Observation, Pilo
 ANSWER_S = 2.0  # a policy that is given the robot back has so long to answer; then its silence counts
 
 
-@runtime_checkable
 class Interruptible(Pilot, Protocol):
     """A pilot that can be set aside: PolicyPilot, GatedPilot, RandomPilot."""
 

@@ -17,9 +17,8 @@ from robolearn.core.errors import UserError
 from robolearn.experiments import attendance
 from robolearn.experiments.attendance import Attendance, WayHome, require_asked, require_terminal
 from robolearn.experiments.devices import BrowserConfig, Devices, LeaderConfig
-from robolearn.runtime.policy_pilot import PolicyPilot
 from robolearn.runtime.random_pilot import RandomPilot
-from robolearn.runtime.takeover import Interruptible, Takeover
+from robolearn.runtime.takeover import Takeover
 from tests.waiting import until
 
 
@@ -117,7 +116,6 @@ def test_a_simulator_and_a_robot_without_a_terminal_wait_for_nobody(at: Callable
 def test_any_pilot_can_be_taken_over_where_there_is_a_device(at: Callable[..., Attendance]) -> None:
     there = at(Typed(), takeover="browser", body="robosuite:Reach:state")
     assert isinstance(there.around(RandomPilot(there.robot.spec)).pilot, Takeover)
-    assert issubclass(PolicyPilot, Interruptible)
     here = at(Typed())
     assert isinstance(here.around(RandomPilot(here.robot.spec)).pilot, RandomPilot)
 

@@ -292,7 +292,7 @@ def test_a_page_moves_the_tool_of_an_arm(tmp_path: Path) -> None:
             def say(**message: object) -> None:
                 page.send(json.dumps({**heard, **message}))
                 answer = json.loads(page.recv(10))
-                assert answer["moves"] is True
+                assert answer["moves"] or message["hold"]  # whoever was held up for long lets go first
                 heard["heard"] = answer["now"]
 
             say(hold=False)

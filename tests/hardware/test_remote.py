@@ -102,8 +102,7 @@ class TestFakeBehindASocket(RobotContract):
             when = self.there.clock.now() + float(rng.choice([0, 0, 0, -1e3, 1e3, np.nan]))
             arguments: list = [[when, numbers, int(rng.integers(-1, 8))], [], ["x" * 500], [7], [None], [[[]]], [{"a": numbers}]]
             said = arguments[0] if (what := rng.choice(words, p=[0.3, 0.4, *(11 * [0.3 / 11])])) == "send" else arguments[rng.integers(7)]
-            if what == "observe":
-                said = []
+            said = {"observe": [], "reset": [7, None]}.get(str(what), said)
             message = pack([number, str(what), token, said])
             line.send(message if rng.random() > 0.05 else bytes(rng.permutation(list(message))))
             assert line.poll(10_000)
@@ -210,6 +209,29 @@ def test_a_stop_is_heard_while_it_drives_home(place: tuple[str, Path]) -> None:
         stopper.join()
         assert robot.governor.at_rest
         assert robot.stopped == "operator: red button"
+
+
+def test_a_persons_stop_that_comes_before_a_reset_which_is_on_its_way_ends_it(
+    place: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(place) as robot:
+        robot.reset(np.random.default_rng(0))
+        robot.final_stop = "operator"
+        ask = RemoteRobot.ask
+
+        def late(self: RemoteRobot, what: str, *arguments: Any, **options: Any) -> Any:
+            if what == "reset":
+                robot.brake("operator")
+            return ask(self, what, *arguments, **options)
+
+        monkeypatch.setattr(RemoteRobot, "ask", late)
+        with pytest.raises(HardwareError, match="stopped .operator. and left where it is"):
+            robot.reset(np.random.default_rng(0))
+        assert robot.stopped == "operator"
+    monkeypatch.undo()
+    with opened(place) as robot:  # a command given anew
+        robot.reset(np.random.default_rng(0))
+        assert robot.stopped is None
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])

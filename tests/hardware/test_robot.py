@@ -14,17 +14,18 @@ from hardware.fake import ARM, LIMITS, FakeArm, tip
 from hardware.governor import Governor
 from hardware.kinematics import JointPosition
 from hardware.loop import ArmLoop
+from hardware.real import slowed
 from hardware.robot import SafeRobot
 from hardware.testing import LimitProbe, RobotContract
-from hardware.types import ArraySpec, Command, HardwareError, RobotSpec, Source
+from hardware.types import ArmSpec, ArraySpec, Command, HardwareError, RobotSpec, Source
 
 JOINTS = ArraySpec(ARM.joints, ("rad", "rad"), tuple(ARM.q_min.tolist()), tuple(ARM.q_max.tolist()))
 SPEC = RobotSpec("bare", {}, {"joint_pos": JOINTS}, JOINTS, "joint_pos", 10.0)
 
 
-def bare(arm: FakeArm, clock: SimClock | None = None) -> SafeRobot:
-    """The fake arm as a real one: no world, so reset drives it home."""
-    governor = Governor(ARM, LIMITS, JOINTS, JointPosition(2, position=tip), 0.1)
+def bare(arm: FakeArm, clock: SimClock | None = None, spec: ArmSpec = ARM) -> SafeRobot:
+    """The fake arm as a real one: no world, so reset drives it home. spec: the governor's."""
+    governor = Governor(spec, LIMITS, JOINTS, JointPosition(2, position=tip), 0.1)
     loop = ArmLoop(arm, clock or SimClock(arm.advance), governor)
     return SafeRobot(SPEC, loop, {}, lambda state: {"joint_pos": state.q})
 
@@ -72,6 +73,56 @@ def test_reset_while_moving_stops_first() -> None:
         np.testing.assert_allclose(arm.q, ARM.home, atol=1e-3)
         assert not probe.violations
         assert robot.stopped is None
+
+
+def slow(share: float) -> tuple[FakeArm, SafeRobot]:
+    """An arm whose governor was told a share of the driver's speed, as `arm.speed` does."""
+    arm = FakeArm()
+    return arm, bare(arm, spec=slowed(ARM, share))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 1.0])
+def test_the_way_home_ends_at_home_and_at_rest_however_slow_the_arm_was_told_to_be(share: float) -> None:
+    arm, robot = slow(share)
+    arm.place(ARM.home + [1.2, -0.9])
+    with robot:
+        probe = LimitProbe.attach(robot)
+        robot.reset(np.random.default_rng(0))
+        np.testing.assert_allclose(arm.q, ARM.home, atol=1e-3)
+        assert not probe.violations
+
+
+def test_an_arm_that_does_not_get_home_is_stopped_and_says_so() -> None:
+    arm, robot = slow(0.3)
+    arm.place(ARM.home + [1.2, -0.9])
+    with robot:
+        probe = LimitProbe.attach(robot)
+        robot.governor.move = lambda *_: None
+        with pytest.raises(HardwareError, match=r"fake: not home in time: \w+ is 1.20 rad away"):
+            robot.reset(np.random.default_rng(0))
+        assert robot.stopped == "way_home" and not probe.violations
+
+
+def test_a_real_arm_in_motion_is_stopped_before_it_is_anchored() -> None:
+    with bare(FakeArm()) as robot:
+        probe = LimitProbe.attach(robot)
+        robot.reset(np.random.default_rng(0))
+        for _ in range(4):
+            robot.send(Command(robot.observe().time, np.array([0.5, 1.2], np.float32), Source.POLICY))
+        assert not robot.governor.at_rest
+        robot.anchor()
+        assert robot.stopped == "anchored" and not probe.violations
+        robot.loop.anchor()  # at rest
+
+
+def test_the_probe_sees_an_arm_that_is_anchored_in_motion() -> None:
+    with bare(FakeArm()) as robot:
+        probe = LimitProbe.attach(robot)
+        robot.reset(np.random.default_rng(0))
+        for _ in range(4):
+            robot.send(Command(robot.observe().time, np.array([0.5, 1.2], np.float32), Source.POLICY))
+        robot.loop.anchor()
+        assert probe.violations == {"anchored": 1}
 
 
 def test_a_fault_on_the_way_home_is_said() -> None:

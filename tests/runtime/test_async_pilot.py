@@ -193,13 +193,18 @@ def test_at_rest_it_thinks_of_nothing(policy: Slow) -> None:
 def test_the_policy_hears_what_was_done_between_two_questions_before_the_second(policy: Slow) -> None:
     """As a planner that checks its model needs it: what was flown while it thought is not of the answer before."""
     heard: list[int] = []
-    policy.executed = lambda action: heard.append(int(action[0]))
+    questions: list[tuple[int, list[int]]] = []
+    answers = policy.act
+
+    def act(obs: Obs) -> torch.Tensor:
+        questions.append((int(obs.state[0, -1, 0]), list(heard)))
+        return answers(obs)
+
+    policy.act, policy.executed = act, lambda action: heard.append(int(action[0]))
     pilot = AsyncPilot(policy, execute=3)
-    questions = []
     for step in range(6):
         pilot.decide(look(step))
         if pilot._pending is not None:
             pilot._pending.result(20)
-            questions.append((step, list(heard)))
         pilot.feedback(np.full(2, step), 0.0)
-    assert questions == [(2, [0, 1]), (4, [0, 1, 2, 3])]
+    assert questions == [(0, []), (2, [0, 1]), (4, [0, 1, 2, 3])]

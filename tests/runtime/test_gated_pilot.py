@@ -124,7 +124,7 @@ def test_a_familiar_action_of_the_policys_own_is_flown_instead_of_a_strange_plan
 
 def test_beside_the_loop_too_what_is_judged_belongs_to_the_chunk_that_is_flown(agent):
     """The planner thinks of the next plan meanwhile; its notes and the policy's own actions of before are kept."""
-    beside = AsyncPilot(agent, 2, source=Source.PLANNER)
+    beside = AsyncPilot(agent, 3, source=Source.PLANNER)  # it asks again at the third decision
     pilot = GatedPilot(beside, Gate(GateConfig(), threshold=0.5))
     make_strange(pilot)
     seen, later = (Observation(time, {}, at_rest(agent)) for time in (0.0, 0.1))

@@ -60,7 +60,8 @@ def run(config: Config, record: Run, agent: Agent) -> dict[str, Any]:
         actor = Actor(config, record, agent, channel, robot, attendance)
         stack.callback(actor.pilot.close)
         if attendance is not None:
-            console.print("learning from the recordings: nothing moves yet; q ends, the same command goes on")
+            ends = "q" if sys.stdin.isatty() else "Ctrl-C"
+            console.print(f"learning from the recordings: nothing moves yet; {ends} ends, the same command goes on")
         with actor.online, learner_beside(channel) as learner:
             with record.timed("offline"), Progress(console=console) as progress:
                 actor.wait(lambda said: _shown(progress, said) or said.get("episodes", -1) >= 0, learner)
@@ -198,6 +199,7 @@ class Actor:
         """Never true."""
         if self.attendance is not None and self.attendance.leaves():
             self.attendance.begins(confirm=False)  # says where it stays, if they stopped it
+            self.attendance.console.print("ending")
             raise KeyboardInterrupt
         return False
 

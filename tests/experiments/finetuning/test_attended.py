@@ -61,6 +61,7 @@ class Person(TerminalKeys):
 def person(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(attendance, "SETTLE_S", 0.0)
+    monkeypatch.setattr(attendance.Attendance, "leaves", lambda self: self.stopped)  # its reads are no moments of a flight
     return lambda *flights: monkeypatch.setattr(attendance, "keys_of", lambda _: Person(*flights))
 
 
@@ -93,7 +94,9 @@ def recorded(path: Path, robot: RobotConfig, episodes: int = 5) -> Path:
     "agent",
     [pytest.param(ALONE, id="single actions", marks=pytest.mark.long), pytest.param(IN_CHUNKS, id="chunks, thought of beside")],
 )
-def test_it_learns_on_an_arm_from_a_persons_word_and_hand(tmp_path: Path, person, agent: AgentConfig) -> None:
+def test_it_learns_on_an_arm_from_a_persons_word_and_hand(
+    tmp_path: Path, person, agent: AgentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("scservo_sdk")
     with launch("so101") as double:
         robot = RobotConfig("so101", arm=RealConfig(double.address, table_m=None, actions="ee_delta"), stale_s=5.0)
@@ -109,6 +112,11 @@ def test_it_learns_on_an_arm_from_a_persons_word_and_hand(tmp_path: Path, person
             takeover="keyboard",
             view_port=None,
         )
+        person()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(attendance.Attendance, "leaves", lambda self: True)
+            finetune.run(config)
+        assert len(EpisodeStore.open(config.out / "online.zarr")) == 0, "they left while it learned"
         person({3: "u", 4: "u", 14: "s"}, {6: "r"}, {8: "f"}, None)
         with pytest.raises(KeyboardInterrupt):
             finetune.run(config)

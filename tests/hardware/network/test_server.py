@@ -286,9 +286,27 @@ def test_a_client_that_leaves_while_its_messages_wait_takes_nobody_along(
         for _ in range(200):
             line.send(pack([1, "hello", "", [VERSION, "echo"]]))
         time.sleep(0.5)
-    time.sleep(ends - time.monotonic())
+    time.sleep(max(0.0, ends - time.monotonic()))
     client.open()
     assert client.ask("any") == []
+
+
+def test_a_stop_that_nobody_heard_is_not_taken_for_heard(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to an older beat is none to it."""
+    monkeypatch.setattr(client_module, "BEAT_S", 0.01)
+    monkeypatch.setattr(client_module, "ANSWER_S", 0.3)
+    client.open()
+    time.sleep(0.1)
+    monkeypatch.setattr(Server, "_hear", lambda self, parts: None)
+    with pytest.raises(NoAnswer, match="`urge` got no answer in 0.3 s"):
+        client.urge("stop")
+
+
+def test_a_stop_is_said_also_to_a_server_that_was_silent_for_long(client: Client, echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.open()
+    client._unheard = 1000
+    client.urge("stop")
+    assert echo.events == ["urged: stop"] and client._unheard < 1000
 
 
 def test_a_silence_renews_both_sockets(place: tuple[str, Path, list[str]], client: Client) -> None:
@@ -355,6 +373,22 @@ def test_a_server_that_dies_is_not_waited_for_as_long_as_an_answer_may_take(
             time.sleep(0.6)
             assert not asked.done()  # it lives, and is waited for
         with pytest.raises(NoAnswer, match=r"`any` got no answer in \d\.?\d* s; nobody listens there"):
+            asked.result(10.0)
+    client.close()
+
+
+def test_a_server_that_was_started_anew_is_not_waited_for_either(tmp_path: Path, echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers beats, too: that it knows nobody."""
+    monkeypatch.setattr(client_module, "BEAT_S", 0.02)
+    monkeypatch.setattr(client_module, "BEATS", 10)
+    keys.make(tmp_path / "keys")
+    own = ServerKeys.load(tmp_path / "keys")
+    with ThreadPoolExecutor(1) as pool:
+        with Server(echo, ANYWHERE, own) as server:
+            client = Client(server.address, tmp_path / "keys" / keys.CLIENT, "echo")
+            client.open()
+            asked = pool.submit(client.ask, "any", within_s=60.0)
+        with Server(echo, server.address, own), pytest.raises(NoAnswer, match="somebody listens there"):
             asked.result(10.0)
     client.close()
 

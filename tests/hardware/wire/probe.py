@@ -56,13 +56,13 @@ def start(config: RobotConfig, tally: Tally) -> tuple[Arm, Governor]:
     if multiprocessing.parent_process() is None:  # only the governor's twin is wanted
         return arm, governor
     limits, wall = governor.limits, time.time
-    probe = Telling(arm, WallClock(), limits.workspace, governor.kinematics, limits.workspace_tolerance)
-    probe.spec, probe.tally = governor.arm, tally  # its limits are a share of the driver's
+    probe = Telling(arm, WallClock(), limits.workspace, governor.kinematics, limits.workspace_tolerance, governor.arm)
+    probe.tally = tally
     anchor = governor.restart
 
     def restart(now: float, q: np.ndarray, gripper: float) -> None:
         anchor(now, q, gripper)
-        probe.forget()
+        probe.anchored()
 
     governor.restart = restart
     time.time = lambda: wall() + tally.wall_step
