@@ -8,6 +8,7 @@ import logging
 import math
 import secrets
 import socket
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from hardware.types import HardwareError, Observation, RobotSpec
 SILENT_S = 0.3  # a page speaks twenty times a second; one that says nothing for so long moves nothing
 LATE_S = 0.5  # one whose newest word from us is older moves nothing: a round trip of about 0.4 s is let through
 SEAT_S = 3.0  # whoever said nothing for so long has left the seat
+DEAF_S = 1.0  # what a page does not answer within this time is not waited for
 MESSAGE_BYTES = 300
 WORDS = (*get_args(Verdict), "stop")
 _FIELDS = {"hold", "x", "y", "z", "turn", "grip", "word", "heard"}
@@ -190,6 +192,7 @@ class Browser(Jogger):
             raise HardwareError("browser: websockets is not installed; pip install 'robolearn[browser]'") from error
         quiet = logging.Logger("browser", logging.CRITICAL)  # the terminal belongs to the progress bar
         options: dict[str, Any] = {"process_request": self._answer, "max_size": MESSAGE_BYTES, "compression": None, "logger": quiet}
+        options |= {"open_timeout": DEAF_S, "close_timeout": DEAF_S}
         try:
             return serve(self._talk, self._host, self._port, **options)
         except (OSError, OverflowError) as error:
@@ -200,6 +203,8 @@ class Browser(Jogger):
         """The page, or None: go on with the WebSocket; without the secret there is nothing here."""
         path = request.path.encode()
         if hmac.compare_digest(path, f"/{self._secret}/ws".encode()):
+            # A page that reads nothing is hung up on: else its thread would wait to answer it, and hear no stop of its.
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(DEAF_S), 0))
             return None
         if not hmac.compare_digest(path, f"/{self._secret}/".encode()):
             return connection.respond(HTTPStatus.NOT_FOUND, "nothing here; the address has a secret in it\n")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -351,3 +354,41 @@ def test_the_code_in_the_terminal_says_the_address() -> None:
     rows = [[half[block][k] for block in line] for line in lines for k in (0, 1)]
     picture = np.kron(np.array(rows, np.uint8), np.ones((8, 8), np.uint8))
     assert cv2.QRCodeDetector().detectAndDecode(picture)[0] == url
+
+
+# A page that reads nothing ----------------------------------------------------------------------------------------------
+
+
+def host_of(pilot: Browser) -> tuple[str, int]:
+    found = urlsplit(pilot.url)
+    return found.hostname or "", found.port or 0
+
+
+def hello(pilot: Browser) -> bytes:
+    """The opening of a WebSocket, as a page's browser says it."""
+    lines = ["GET {}ws HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
+    return "\r\n".join([*lines, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", ""]).format(urlsplit(pilot.url).path).encode()
+
+
+@pytest.mark.parametrize("asleep", ["before it said anything", "after it was let in"])
+def test_a_page_that_sleeps_is_not_waited_for_at_the_end(stops: list[str], asleep: str) -> None:
+    with Browser(SPEC, stops.append, port=0) as pilot:
+        sleeper = socket.create_connection(host_of(pilot))
+        if asleep == "after it was let in":
+            sleeper.sendall(hello(pilot))
+            assert sleeper.recv(12) == b"HTTP/1.1 101"
+        began = time.monotonic()
+    assert time.monotonic() - began < 8.0  # ten, by itself
+    sleeper.close()
+
+
+def test_a_page_that_reads_nothing_is_hung_up_on(stops: list[str]) -> None:
+    """Else its own thread would wait for it to read an answer, and hear no stop of its."""
+    with Browser(SPEC, stops.append, port=0) as pilot, socket.create_connection(host_of(pilot)) as deaf:
+        deaf.sendall(hello(pilot))
+        assert deaf.recv(12) == b"HTTP/1.1 101"
+        said = b'\x81\x8e\0\0\0\0{"hold":false}'  # a text, masked with zeros
+        deaf.settimeout(20.0)
+        with pytest.raises(OSError):
+            while True:
+                deaf.sendall(1000 * said)
