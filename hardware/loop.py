@@ -9,7 +9,6 @@ import numpy as np
 from hardware.governor import Governor, Setpoint
 from hardware.types import Arm, ArmState, Clock, HardwareError
 
-
 AT_HOME = 0.05  # rad, m: as near as the way home must end
 
 
