@@ -26,8 +26,7 @@ from hardware.remote import NetworkClock, RemoteRobot
 from hardware.robot import SafeRobot
 from hardware.testing import LimitProbe, RobotContract
 from hardware.types import Command, HardwareError, Source
-from tests.hardware.network.serving import served
-from tests.hardware.network.test_server import raw
+from tests.hardware.network.serving import raw, served
 from tests.hardware.test_process import go, robot_of, silence_stops_it_and_a_reset_goes_on
 from tests.waiting import until
 
