@@ -89,7 +89,7 @@ class Governor:
         self.restart(0.0, arm.home, 0.0)
 
     def restart(self, now: float, q: np.ndarray, gripper: float) -> None:
-        """Re-anchor at rest at a measured pose. A latched stop stays latched."""
+        """Re-anchor at rest at a pose. A latched stop stays latched."""
         q = np.array(q, dtype=np.float64)
         if q.shape != self.arm.home.shape or not np.isfinite(q).all() or not np.isfinite(gripper):
             raise HardwareError(f"{self.arm.name}: measured pose {q} {self.arm.units}; expected {len(self.arm.home)} finite joints")
@@ -121,9 +121,13 @@ class Governor:
         return plain
 
     def reset(self, now: float, q: np.ndarray, gripper: float) -> None:
-        """Clear a latched stop and re-anchor at rest at a measured pose."""
-        self.stopped = None
-        self.restart(now, q, gripper)
+        """Clear a latched stop and re-anchor at rest at a pose. Raises HardwareError for one that cannot be: then it stays latched."""
+        latched, self.stopped = self.stopped, None
+        try:
+            self.restart(now, q, gripper)
+        except HardwareError:
+            self.stopped = latched
+            raise
 
     @property
     def setpoint(self) -> Setpoint:
@@ -143,6 +147,11 @@ class Governor:
     def at_rest(self) -> bool:
         scale = np.maximum(self.arm.v_max, 1.0)
         return bool((np.abs(self._setpoint.v) < 1e-6 * scale).all() and (np.abs(self._setpoint.a) < 1e-4 * self.arm.a_max).all())
+
+    @property
+    def blocked(self) -> bool:
+        """It braked before something that it would have run into; the next command goes on from there."""
+        return self._blocked
 
     def stop(self, reason: str, detail: str = "") -> None:
         """Begin a jerk-limited stop at the next step; latched until reset. A second reason changes nothing."""

@@ -9,7 +9,7 @@ import numpy as np
 from hardware.governor import Governor, Setpoint
 from hardware.types import Arm, ArmState, Clock, HardwareError
 
-AT_HOME = 0.05  # rad, m: as near as the way home must end
+TOLD, MEASURED = 0.02, 0.15  # rad, m: as near home as an arm must be told to be, and be, at the end of its way: servos sag
 
 
 class ArmLoop:
@@ -25,10 +25,14 @@ class ArmLoop:
         self._brake: str | None = None
 
     def connect(self) -> None:
-        """Connect, and hold the arm where it stands. Raises HardwareError."""
+        """Connect, and hold the arm where it stands. Raises HardwareError, with nothing left open."""
         self.arm.connect()
         self.halted = False
-        self.anchor()
+        try:
+            self._find()
+        except BaseException:
+            self.arm.close()
+            raise
 
     def close(self) -> None:
         """Stop, then let go of the arm. Driver errors on the way are swallowed: stopping comes first."""
@@ -41,21 +45,45 @@ class ArmLoop:
             except Exception:
                 self.halt()
 
-    def clear(self) -> None:
-        """Forget a latched stop; an arm that was halted, reports a fault or says nothing is connected again, which clears the vendor's.
-        At rest afterwards."""
-        state = None if self.halted else self.read()
+    def clear(self, found: bool = False) -> None:
+        """Forget a latched stop; an arm that was halted, reports a fault or says nothing new is connected again, which clears the
+        vendor's. At rest afterwards. found: as for `anchor`."""
+        self._brake = None  # of before
+        state = None if self.halted else self.read_fresh()
         if state is None or state.fault is not None:
+            held = None if self.halted or state is not None else self.governor.setpoint.q
             self.arm.connect()
             self.halted = False
-        self.anchor(clear=True)
+            self._find(clear=True, held=held)
+        else:
+            self._anchor(state, clear=True, found=found)
 
-    def anchor(self, clear: bool = False) -> None:
-        """Hold the arm where it now stands and forget older commands. clear: forget a latched stop too."""
-        state = self.read()
+    def _find(self, clear: bool = False, held: np.ndarray | None = None) -> None:
+        """Of an arm that was just connected. What it says first may be what it said last before; what comes after that is new. held: where
+        it should still be, for nothing stopped it."""
+        first = self.read_fresh()
+        state = first and self.read_fresh(since=first)
+        if state is not None and held is not None and (apart := float(np.abs(state.q - held).max())) > MEASURED:
+            away = f"says that it is {apart:.2f} {self.governor.arm.units} from where it was told to be, and gave no new reading before"
+            raise HardwareError(f"{self.arm.spec.name}: {away}; look at it: the same command, given anew, takes it for where it says")
+        self._anchor(state, clear, found=True)
+
+    def anchor(self, clear: bool = False, found: bool = False) -> None:
+        """Hold the arm where it is and forget older commands. clear: forget a latched stop too. Raises HardwareError: nothing new is heard.
+
+        Where it is told to be, that is: to take a measurement for it would be a jump, by what the arm trails or sags. found: where it is
+        measured, as after connecting, or after a simulator put it there by hand.
+        """
+        self._anchor(self.read_fresh(), clear, found)
+
+    def _anchor(self, state: ArmState | None, clear: bool, found: bool) -> None:
         if state is None:
-            raise HardwareError(f"{self.arm.spec.name}: no reply to two reads; is it powered and connected?")
-        (self.governor.reset if clear else self.governor.restart)(self.clock.now(), state.q, state.gripper)
+            raise HardwareError(f"{self.arm.spec.name}: no reply to two reads, or none but old ones; is it powered and connected?")
+        found = found or self.halted
+        if not found and not self.governor.at_rest:
+            self.stop("anchored")
+        where = state if found else self.governor.setpoint
+        (self.governor.reset if clear else self.governor.restart)(self.clock.now(), where.q, where.gripper)
         self.state, self._unwritten = state, None
         for listener in self.on_reset:
             listener()
@@ -66,14 +94,19 @@ class ArmLoop:
         seconds = float(np.max(np.abs(arm.home - self.state.q) / arm.v_max)) / 0.5 + self.governor.brake_s
         self.governor.move(arm.home, self.state.gripper, self.clock.now(), seconds)
         ticks = int(np.ceil((seconds + self.governor.brake_s) * arm.rate_hz))
-        self.run(ticks, lambda: self.governor.stopped is not None and (self.halted or self.governor.at_rest))
-        if self.governor.stopped:
+        ends = lambda: (self.governor.stopped is not None or self.governor.blocked) and (self.halted or self.governor.at_rest)  # noqa: E731
+        self.run(ticks, ends)
+        state = self.read_fresh()
+        if state is None:
+            self.stop("stale_state")
+        if self.governor.stopped or state is None:
             raise HardwareError(f"{arm.name}: stopped on the way home: {self.governor.stopped}")
-        left = np.abs(arm.home - self.governor.setpoint.q)
-        if not self.governor.at_rest or left.max() > AT_HOME:
-            self.stop("way_home")  # never anchored in motion, which would be a jump
-            joint = int(left.argmax())
-            raise HardwareError(f"{arm.name}: not home in time: {arm.joints[joint]} is {left[joint]:.2f} {arm.units} away")
+        told, measured = np.abs(arm.home - self.governor.setpoint.q), np.abs(arm.home - state.q)
+        if not self.governor.at_rest or told.max() > TOLD or measured.max() > MEASURED:
+            why = "; it would have run into something" if self.governor.blocked else ""
+            self.stop("way_home")
+            joint = int(measured.argmax())
+            raise HardwareError(f"{arm.name}: did not get home: {arm.joints[joint]} is {measured[joint]:.2f} {arm.units} away{why}")
         self.anchor()
 
     def stop(self, reason: str) -> None:
@@ -137,6 +170,16 @@ class ArmLoop:
                 error = str(lost)
         self.governor.stop("lost_reply", error)
         return None
+
+    def read_fresh(self, since: ArmState | None = None) -> ArmState | None:
+        """A reply that is new enough to go by, waited for as long as one may take; None where there is none. Drivers repeat old ones."""
+        patience, seq = self.governor.limits.state_stale_s, -1 if since is None else since.seq
+        until = self.clock.now() + patience
+        while (state := self.read()) is not None and ((now := self.clock.now()) - state.time > patience or state.seq <= seq):
+            if now >= until:
+                return None
+            self.clock.sleep_until(now + self.governor.dt)
+        return state
 
     def halt(self) -> None:
         """The vendor's own stop; nothing is written from now on."""

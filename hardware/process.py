@@ -17,6 +17,7 @@ from hardware.process_server import Brake, Facts, Row, Start, serve
 from hardware.ring import Ring
 from hardware.types import ArmState, Command, HardwareError
 
+CONNECT_S = 60.0  # some vendors' controllers start up meanwhile
 ANSWER_S = 10.0  # an arm that needs longer to connect, to stop or to answer is taken for lost
 
 
@@ -100,7 +101,7 @@ class ArmProcess:
             theirs.close()
             atexit.register(self.close)  # a program that ends without closing would wait for the process, and it for the program
         try:
-            self.realtime = self.ask("connect", within_s=6 * ANSWER_S)
+            self.realtime = self.ask("connect", within_s=CONNECT_S)
             assert self._ring is not None
             self._ring.hide()  # both have it by now
         except HardwareError:
@@ -127,12 +128,12 @@ class ArmProcess:
             self._ring.close()
         self._process = self._pipe = self._ring = None
 
-    def clear(self) -> None:
-        self.ask("clear")
+    def clear(self, found: bool = False) -> None:
+        self.ask("clear", found, within_s=CONNECT_S)  # it may have to be connected again
         self._reset()
 
-    def anchor(self, clear: bool = False) -> None:
-        self.ask("anchor", clear)
+    def anchor(self, clear: bool = False, found: bool = False) -> None:
+        self.ask("anchor", clear, found)
         self._reset()
 
     def go_home(self) -> None:

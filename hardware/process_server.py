@@ -188,13 +188,15 @@ class _Server:
     def _on_close(self) -> None:
         self.leave("closed")
 
-    def _on_clear(self) -> None:
-        self.loop.clear()
+    def _on_clear(self, found: bool) -> None:
+        self.schedule.clear()
+        self.loop.clear(found)
         self._set_out()
         gc.collect()  # between two episodes, while the arm rests
 
-    def _on_anchor(self, clear: bool) -> None:
-        self.loop.anchor(clear)
+    def _on_anchor(self, clear: bool, found: bool) -> None:
+        self.schedule.clear()
+        self.loop.anchor(clear, found)
         self._set_out()
 
     def _on_go_home(self) -> None:

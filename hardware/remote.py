@@ -114,7 +114,13 @@ class RemoteRobot(SafeRobot):
     def reset(self, rng: np.random.Generator) -> None:
         self._begin_reset()
         self.ask("governor")  # within 2 s it is known whether it is there, and knows us
-        self.ask("reset", int(rng.integers(2**63)), self.final_stop, within_s=self._facts["reset_s"])
+        try:
+            self.ask("reset", int(rng.integers(2**63)), self.final_stop, within_s=self._facts["reset_s"])
+        except HardwareError:
+            raise
+        except BaseException:  # Ctrl-C: there nobody knows of it
+            self._client.urge("reset failed")
+            raise
 
     def anchor(self) -> None:
         self.ask("anchor")

@@ -113,27 +113,29 @@ class SafeRobot:
 
     def reset(self, rng: np.random.Generator) -> None:
         """Clear a latched stop; put a simulated world to a new start, or drive a real arm home within its limits. Raises HardwareError: it
-        was stopped for good."""
+        was stopped for good, or did not get home. Left by any exception it is stopped."""
         self._need_connection()
         self._begin_reset()
-        if self.world is None and not self.governor.at_rest:
-            self.loop.stop("reset")
-        if self.world is not None:
-            self.world.reset(rng)
-        self.loop.clear()
-        if self._braked is not None:  # meanwhile: what is cleared is older
-            self.loop.brake(self._braked)
-        if self.world is None:
-            self.loop.go_home()
+        try:
+            if self.world is None and not self.governor.at_rest:
+                self.loop.stop("reset")
+            if self.world is not None:
+                self.world.reset(rng)
+            self.loop.clear(found=self.world is not None)
+            if self._braked is not None:  # meanwhile: what is cleared is older
+                self.loop.brake(self._braked)
+            if self.world is None:
+                self.loop.go_home()
+        except BaseException:
+            self.loop.brake("reset failed")
+            raise
         self._began = False
 
     def anchor(self) -> None:
-        """Hold the arm where it now stands and forget older commands: needed after a simulator's state was restored by hand. A real arm
-        that moves is stopped first."""
+        """Hold the arm where it now is and forget older commands: needed after a simulator's state was restored by hand. A real arm that
+        moves is stopped first."""
         self._need_connection()
-        if self.world is None and not self.governor.at_rest:
-            self.loop.stop("anchored")
-        self.loop.anchor()
+        self.loop.anchor(found=self.world is not None)
         self._began = False
 
     # The loop -------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ class LimitProbe:
     stopped. `violations` counts what KINDS names; `setpoints` counts those that the driver took.
     """
 
-    KINDS = ("not_finite", "position", "velocity", "acceleration", "jerk", "workspace", "anchored")
+    KINDS = ("not_finite", "position", "velocity", "acceleration", "jerk", "workspace")
     TOLERANCE = 1e-6  # relative to each limit: rounding
     JERK_TOLERANCE = 0.01  # rounding divided by a tick's third power, and what little speed counts as rest
 
@@ -58,11 +58,10 @@ class LimitProbe:
         return probe
 
     def anchored(self) -> None:
-        """A real arm was, where it stands: that it moved is a violation, for what is written next takes it to be at rest."""
-        step = 1.0 / self.spec.rate_hz
-        if self._clock.now() - self._planned[1] < 2.9 * step and (np.abs(self._v) > self.spec.a_max * step * (1 + self.TOLERANCE)).any():
-            self.violations["anchored"] += 1
-        self.forget()
+        """A real arm goes on from what was written last, unless it was connected anew, or stopped by the vendor."""
+        if self._found:
+            self.forget()
+        self._found = False
 
     def forget(self) -> None:
         """The arm was re-anchored, perhaps elsewhere: it is at rest where it was last measured."""
@@ -70,15 +69,18 @@ class LimitProbe:
         self._q, self._v, self._a = self._measured, rest, None if self._measured is None else rest
         self._planned = -np.inf, -np.inf
 
+    _found = True  # whatever it is told next begins where it is measured
+
     def connect(self) -> None:
+        self._found = True
         self._arm.connect()
 
     def close(self) -> None:
         self._arm.close()
 
     def halt(self) -> None:
+        self._found = True  # the vendor's stop is not ours to judge
         self._arm.halt()
-        self._v = np.zeros(len(self.spec.joints))  # the vendor's stop is not ours to judge
 
     def read(self) -> ArmState:
         try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hardware.clock import SimClock
 from hardware.network.server import Service
-from hardware.process import ANSWER_S, RemoteGovernor, longest_way_s
+from hardware.process import ANSWER_S, CONNECT_S, RemoteGovernor, longest_way_s
 from hardware.process_server import Facts
 from hardware.robot import SafeRobot
 from hardware.types import Command, HardwareError, Observation, Source
@@ -29,7 +29,7 @@ class ServedRobot(Service):
             "arm": {name: getattr(arm, name) for name in ARM_FIELDS},
             "calibration": robot.calibration,
             "brake_s": robot.governor.brake_s,
-            "reset_s": 3 * ANSWER_S + longest_way_s(robot.governor),
+            "reset_s": CONNECT_S + 2 * ANSWER_S + longest_way_s(robot.governor),
             "simulated": isinstance(robot.clock, SimClock),  # its time stands still while nobody observes
         }
 

@@ -149,10 +149,10 @@ def test_a_stop_while_a_reset_brakes_is_not_cleared_with_what_was_before(robot: 
     until(lambda: not robot.governor.at_rest)
     clear = robot.loop.clear
 
-    def late() -> None:
+    def late(found: bool) -> None:
         robot.brake("operator")
         time.sleep(0.1)  # it is heard, and latched, by then
-        clear()
+        clear(found)
 
     monkeypatch.setattr(robot.loop, "clear", late)
     with pytest.raises(HardwareError, match="stopped on the way home: operator"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from hardware.loop import ArmLoop
 from hardware.real import slowed
 from hardware.robot import SafeRobot
 from hardware.testing import LimitProbe, RobotContract
-from hardware.types import ArmSpec, ArraySpec, Command, HardwareError, RobotSpec, Source
+from hardware.types import ArmSpec, ArmState, ArraySpec, Command, HardwareError, RobotSpec, Source
 
 JOINTS = ArraySpec(ARM.joints, ("rad", "rad"), tuple(ARM.q_min.tolist()), tuple(ARM.q_max.tolist()))
 SPEC = RobotSpec("bare", {}, {"joint_pos": JOINTS}, JOINTS, "joint_pos", 10.0)
@@ -98,7 +99,7 @@ def test_an_arm_that_does_not_get_home_is_stopped_and_says_so() -> None:
     with robot:
         probe = LimitProbe.attach(robot)
         robot.governor.move = lambda *_: None
-        with pytest.raises(HardwareError, match=r"fake: not home in time: \w+ is 1.20 rad away"):
+        with pytest.raises(HardwareError, match=r"fake: did not get home: \w+ is 1.20 rad away"):
             robot.reset(np.random.default_rng(0))
         assert robot.stopped == "way_home" and not probe.violations
 
@@ -115,14 +116,104 @@ def test_a_real_arm_in_motion_is_stopped_before_it_is_anchored() -> None:
         robot.loop.anchor()  # at rest
 
 
+class Sagging(FakeArm):
+    """Under a load its servos give way by so much [rad]."""
+
+    sag = 0.03
+
+    def read(self) -> ArmState:
+        state = super().read()
+        return replace(state, q=state.q - self.sag)
+
+
+def test_resets_of_an_arm_that_sags_are_no_steps_and_do_not_add_up() -> None:
+    arm = Sagging()
+    with bare(arm) as robot:
+        probe = LimitProbe.attach(robot)
+        for _ in range(3):
+            robot.reset(np.random.default_rng(0))
+            np.testing.assert_allclose(arm.goal, ARM.home, atol=1e-9)
+        assert not probe.violations
+
+
+@pytest.mark.parametrize("late", ["frozen", "delayed"])
+def test_no_arm_is_anchored_on_an_old_measurement(late: str) -> None:
+    arm = FakeArm()
+    with bare(arm) as robot:
+        probe = LimitProbe.attach(robot)
+        robot.reset(np.random.default_rng(0))
+        for k in range(8):
+            if k == 4:
+                arm.frozen, arm.delay = late == "frozen", 40 * (late == "delayed")
+            robot.send(Command(robot.observe().time, np.array([0.9, 1.2], np.float32), Source.POLICY))
+        robot.stop("operator")
+        with pytest.raises(HardwareError, match="fake: no reply to two reads, or none but old ones"):
+            robot.reset(np.random.default_rng(0))
+        assert robot.stopped == "operator" or robot.stopped == "stale_state"
+        arm.frozen, arm.delay = False, 0
+        robot.reset(np.random.default_rng(0))
+        np.testing.assert_allclose(arm.q, ARM.home, atol=1e-3)
+        assert robot.stopped is None and not probe.violations
+
+
+@pytest.mark.parametrize("away", [0.2, 0.6])
+def test_an_arm_that_is_held_on_its_way_home_is_not_home(away: float) -> None:
+    arm = FakeArm()
+    with bare(arm) as robot:
+        probe = LimitProbe.attach(robot)
+        robot.reset(np.random.default_rng(0))
+        for _ in range(30):
+            robot.send(Command(robot.observe().time, (ARM.home + [away, 0.0]).astype(np.float32), Source.POLICY))
+        arm.blocked = True
+        with pytest.raises(HardwareError, match=rf"fake: did not get home: \w+ is {away:.2f} rad away"):
+            robot.reset(np.random.default_rng(0))
+        arm.blocked = False
+        assert robot.stopped == "way_home"
+        robot.reset(np.random.default_rng(0))
+        assert not probe.violations
+
+
+def test_a_reset_that_is_interrupted_leaves_the_arm_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm = FakeArm()
+    arm.place(np.array([0.5, 0.6]))
+    with bare(arm) as robot:
+        robot.loop.on_setpoint.append(lambda now, setpoint: 1 / 0 if now > 0.3 else None)
+        with pytest.raises(ZeroDivisionError):
+            robot.reset(np.random.default_rng(0))
+        robot.loop.on_setpoint.pop()
+        robot.observe()
+        for _ in range(10):
+            robot.observe()
+        assert robot.stopped == "reset failed" and robot.governor.at_rest
+        robot.reset(np.random.default_rng(0))
+        assert robot.stopped is None
+
+
+def test_a_pose_that_cannot_be_leaves_a_stop_latched() -> None:
+    with bare(FakeArm()) as robot:
+        robot.stop("operator")
+        with pytest.raises(HardwareError, match="measured pose"):
+            robot.governor.reset(robot.clock.now(), np.full(2, np.nan), 0.5)
+        assert robot.stopped == "operator"
+
+
+def test_an_arm_that_connects_and_then_says_nothing_is_let_go_of() -> None:
+    arm = FakeArm()
+    arm.lose_replies = 100
+    with pytest.raises(HardwareError, match="no reply to two reads"):
+        bare(arm).connect()
+    assert not arm.connected
+
+
 def test_the_probe_sees_an_arm_that_is_anchored_in_motion() -> None:
     with bare(FakeArm()) as robot:
         probe = LimitProbe.attach(robot)
         robot.reset(np.random.default_rng(0))
         for _ in range(4):
             robot.send(Command(robot.observe().time, np.array([0.5, 1.2], np.float32), Source.POLICY))
-        robot.loop.anchor()
-        assert probe.violations == {"anchored": 1}
+        robot.loop.anchor(found=True)
+        robot.observe()
+        assert probe.violations["acceleration"]
 
 
 def test_a_fault_on_the_way_home_is_said() -> None:
