@@ -92,7 +92,7 @@ class ArmLoop:
         """Drive home within the limits, at half speed. Raises HardwareError where it does not come to rest there."""
         arm = self.governor.arm  # the driver's own knows nothing of a lower speed that was asked for
         seconds = float(np.max(np.abs(arm.home - self.state.q) / arm.v_max)) / 0.5 + self.governor.brake_s
-        self.governor.move(arm.home, self.state.gripper, self.clock.now(), seconds)
+        self.governor.move(arm.home, self.governor.setpoint.gripper, self.clock.now(), seconds)
         ticks = int(np.ceil((seconds + self.governor.brake_s) * arm.rate_hz))
         ends = lambda: (self.governor.stopped is not None or self.governor.blocked) and (self.halted or self.governor.at_rest)  # noqa: E731
         self.run(ticks, ends)
