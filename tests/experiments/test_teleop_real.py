@@ -83,7 +83,7 @@ def test_a_leader_teaches_a_follower(tmp_path: Path, stream: str, monkeypatch: p
     with EpisodeStore.open(tmp_path / "run" / "dataset.zarr") as store:
         episode = store.read(0)
     assert episode.meta["calibration"] == mounted.digest
-    assert episode.success and episode.meta["operator"] == "leader" and episode.meta["stopped"] is None
+    assert episode.meta["stopped"] is None and episode.success and episode.meta["operator"] == "leader", episode.meta
     assert (episode.source == Source.HUMAN).all()
     assert {name: frames.shape[1:] for name, frames in episode.images.items()} == {"top": (24, 32, 3), "wrist": (24, 24, 3)}
     assert all(len(np.unique(frames[:, 0, 0, 0])) > 3 for frames in episode.images.values()), "they are alive"
