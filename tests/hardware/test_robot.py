@@ -156,6 +156,33 @@ def test_no_arm_is_anchored_on_an_old_measurement(late: str) -> None:
         assert robot.stopped is None and not probe.violations
 
 
+class Stuck(FakeArm):
+    """Its bus repeats an old place, and stamps it anew once it is connected again."""
+
+    old: np.ndarray | None = None
+
+    def connect(self) -> None:
+        super().connect()
+        self.frozen = False
+
+    def read(self) -> ArmState:
+        state = super().read()
+        return state if self.old is None else replace(state, q=self.old)
+
+
+def test_an_arm_that_says_it_is_elsewhere_after_old_readings_is_looked_at_first() -> None:
+    arm = Stuck()
+    with bare(arm) as robot:
+        probe = LimitProbe.attach(robot)
+        robot.reset(np.random.default_rng(0))
+        arm.old, arm.frozen = ARM.home + 0.3, True
+        for _ in range(4):
+            robot.observe()
+        with pytest.raises(HardwareError, match="fake: says that it is 0.30 rad from where it was told to be"):
+            robot.reset(np.random.default_rng(0))
+        assert robot.stopped == "stale_state" and not probe.violations
+
+
 @pytest.mark.parametrize("away", [0.2, 0.6])
 def test_an_arm_that_is_held_on_its_way_home_is_not_home(away: float) -> None:
     arm = FakeArm()

@@ -208,3 +208,16 @@ def test_the_policy_hears_what_was_done_between_two_questions_before_the_second(
             pilot._pending.result(20)
         pilot.feedback(np.full(2, step), 0.0)
     assert questions == [(0, []), (2, [0, 1]), (4, [0, 1, 2, 3])]
+
+
+def test_what_the_policys_reset_raises_is_raised_by_the_next_decision(policy: Slow) -> None:
+    """A server may have another checkpoint since."""
+
+    def reset() -> None:
+        raise ValueError("another checkpoint")
+
+    pilot = AsyncPilot(policy, execute=3)
+    policy.reset = reset
+    pilot.reset()
+    with pytest.raises(ValueError, match="another checkpoint"):
+        pilot.decide(look(0))
