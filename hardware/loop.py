@@ -9,7 +9,7 @@ import numpy as np
 from hardware.governor import Governor, Setpoint
 from hardware.types import Arm, ArmState, Clock, HardwareError
 
-TOLD, MEASURED = 0.02, 0.15  # rad, m: as near home as an arm must be told to be, and be, at the end of its way: servos sag
+TOLD, MEASURED = 0.02, 0.15  # rad, m: off home at the end of its way, an arm may be told to be, and be: servos sag
 
 
 class ArmLoop:
@@ -94,8 +94,7 @@ class ArmLoop:
         seconds = float(np.max(np.abs(arm.home - self.state.q) / arm.v_max)) / 0.5 + self.governor.brake_s
         self.governor.move(arm.home, self.governor.setpoint.gripper, self.clock.now(), seconds)
         ticks = int(np.ceil((seconds + self.governor.brake_s) * arm.rate_hz))
-        ends = lambda: (self.governor.stopped is not None or self.governor.blocked) and (self.halted or self.governor.at_rest)  # noqa: E731
-        self.run(ticks, ends)
+        self.run(ticks, lambda: (self.governor.stopped is not None or self.governor.blocked) and (self.halted or self.governor.at_rest))
         state = self.read_fresh()
         if state is None:
             self.stop("stale_state")

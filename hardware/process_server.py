@@ -189,13 +189,11 @@ class _Server:
         self.leave("closed")
 
     def _on_clear(self, found: bool) -> None:
-        self.schedule.clear()
         self.loop.clear(found)
         self._set_out()
         gc.collect()  # between two episodes, while the arm rests
 
     def _on_anchor(self, clear: bool, found: bool) -> None:
-        self.schedule.clear()
         self.loop.anchor(clear, found)
         self._set_out()
 

@@ -117,10 +117,10 @@ class SafeRobot:
         self._need_connection()
         self._begin_reset()
         try:
-            if self.world is None and not self.governor.at_rest:
-                self.loop.stop("reset")
             if self.world is not None:
                 self.world.reset(rng)
+            elif not self.governor.at_rest:
+                self.loop.stop("reset")
             self.loop.clear(found=self.world is not None)
             if self._braked is not None:  # meanwhile: what is cleared is older
                 self.loop.brake(self._braked)

@@ -186,15 +186,15 @@ class Server:
             if job.what == "close":
                 self._leave("closed", job)
                 return
-            if job.what not in ("beat", "urge"):
-                if self._jobs.qsize() >= _WAITING:
-                    raise HardwareError(f"{_WAITING} requests are waiting")
-                self._jobs.put(job)
-                return
             if job.what == "urge":
                 if [type(part) for part in job.arguments] != [str]:
                     raise HardwareError("expected a reason")
                 self.service.urge(job.arguments[0][:200])
+            elif job.what != "beat":
+                if self._jobs.qsize() >= _WAITING:
+                    raise HardwareError(f"{_WAITING} requests are waiting")
+                self._jobs.put(job)
+                return
         self._send([job.sender, pack([job.number, "ok", answer])])
 
     def _hello(self, arguments: list[Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -62,31 +64,32 @@ def test_holding_in_motion_is_where_it_is_told_to_be_and_it_rests_there() -> Non
         assert robot.governor.at_rest
 
 
-def test_reset_while_moving_stops_first() -> None:
-    arm = FakeArm()
+@contextmanager
+def in_motion(arm: FakeArm) -> Iterator[tuple[SafeRobot, LimitProbe]]:
     with bare(arm) as robot:
         probe = LimitProbe.attach(robot)
         robot.reset(np.random.default_rng(0))
         for _ in range(4):
             robot.send(Command(robot.observe().time, np.array([0.5, 1.2], np.float32), Source.POLICY))
         assert not robot.governor.at_rest
+        yield robot, probe
+
+
+def test_reset_while_moving_stops_first() -> None:
+    arm = FakeArm()
+    with in_motion(arm) as (robot, probe):
         robot.reset(np.random.default_rng(0))
         np.testing.assert_allclose(arm.q, ARM.home, atol=1e-3)
         assert not probe.violations
         assert robot.stopped is None
 
 
-def slow(share: float) -> tuple[FakeArm, SafeRobot]:
-    """An arm whose governor was told a share of the driver's speed, as `arm.speed` does."""
-    arm = FakeArm()
-    return arm, bare(arm, spec=slowed(ARM, share))
-
-
 @pytest.mark.parametrize("share", [0.05, 0.3, 1.0])
 def test_the_way_home_ends_at_home_and_at_rest_however_slow_the_arm_was_told_to_be(share: float) -> None:
-    arm, robot = slow(share)
+    """By `arm.speed`, of which the driver knows nothing."""
+    arm = FakeArm()
     arm.place(ARM.home + [1.2, -0.9])
-    with robot:
+    with bare(arm, spec=slowed(ARM, share)) as robot:
         probe = LimitProbe.attach(robot)
         robot.reset(np.random.default_rng(0))
         np.testing.assert_allclose(arm.q, ARM.home, atol=1e-3)
@@ -94,9 +97,9 @@ def test_the_way_home_ends_at_home_and_at_rest_however_slow_the_arm_was_told_to_
 
 
 def test_an_arm_that_does_not_get_home_is_stopped_and_says_so() -> None:
-    arm, robot = slow(0.3)
+    arm = FakeArm()
     arm.place(ARM.home + [1.2, -0.9])
-    with robot:
+    with bare(arm) as robot:
         probe = LimitProbe.attach(robot)
         robot.governor.move = lambda *_: None
         with pytest.raises(HardwareError, match=r"fake: did not get home: \w+ is 1.20 rad away"):
@@ -105,12 +108,7 @@ def test_an_arm_that_does_not_get_home_is_stopped_and_says_so() -> None:
 
 
 def test_a_real_arm_in_motion_is_stopped_before_it_is_anchored() -> None:
-    with bare(FakeArm()) as robot:
-        probe = LimitProbe.attach(robot)
-        robot.reset(np.random.default_rng(0))
-        for _ in range(4):
-            robot.send(Command(robot.observe().time, np.array([0.5, 1.2], np.float32), Source.POLICY))
-        assert not robot.governor.at_rest
+    with in_motion(FakeArm()) as (robot, probe):
         robot.anchor()
         assert robot.stopped == "anchored" and not probe.violations
         robot.loop.anchor()  # at rest
@@ -200,7 +198,7 @@ def test_an_arm_that_is_held_on_its_way_home_is_not_home(away: float) -> None:
         assert not probe.violations
 
 
-def test_a_reset_that_is_interrupted_leaves_the_arm_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reset_that_is_interrupted_leaves_the_arm_stopped() -> None:
     arm = FakeArm()
     arm.place(np.array([0.5, 0.6]))
     with bare(arm) as robot:
@@ -208,8 +206,7 @@ def test_a_reset_that_is_interrupted_leaves_the_arm_stopped(monkeypatch: pytest.
         with pytest.raises(ZeroDivisionError):
             robot.reset(np.random.default_rng(0))
         robot.loop.on_setpoint.pop()
-        robot.observe()
-        for _ in range(10):
+        for _ in range(11):
             robot.observe()
         assert robot.stopped == "reset failed" and robot.governor.at_rest
         robot.reset(np.random.default_rng(0))
@@ -233,11 +230,7 @@ def test_an_arm_that_connects_and_then_says_nothing_is_let_go_of() -> None:
 
 
 def test_the_probe_sees_an_arm_that_is_anchored_in_motion() -> None:
-    with bare(FakeArm()) as robot:
-        probe = LimitProbe.attach(robot)
-        robot.reset(np.random.default_rng(0))
-        for _ in range(4):
-            robot.send(Command(robot.observe().time, np.array([0.5, 1.2], np.float32), Source.POLICY))
+    with in_motion(FakeArm()) as (robot, probe):
         robot.loop.anchor(found=True)
         robot.observe()
         assert probe.violations["acceleration"]

@@ -63,7 +63,7 @@ def test_a_stop_that_nobody_heard_is_not_taken_for_heard(client: Client, monkeyp
         client.urge("stop")
 
 
-def test_a_stop_is_said_also_to_a_server_that_was_silent_for_long(client: Client, echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_is_said_also_to_a_server_that_was_silent_for_long(client: Client, echo: Echo) -> None:
     client.open()
     client._unheard = 1000
     client.urge("stop")
